@@ -1,0 +1,112 @@
+"""Run benchmarks, print a table of what each should reach, and keep results.json and the README's figures current.
+
+    python -m benchmarks [--only NAME] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import benchmarks
+from benchmarks.measure import Result
+
+RESULTS = Path(__file__).with_name("results.json")
+README = Path(__file__).parent.parent / "README.md"
+START, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+def modules() -> list[str]:
+    """The benchmarks there are: modules of this package that define `run`."""
+    names = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "measure")]
+    return [n for n in names if "def run(" in (Path(__file__).parent / f"{n}.py").read_text()]
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+
+
+def record(name: str, results: list[Result], earlier: list[dict[str, object]]) -> list[dict[str, object]]:
+    """`earlier` with the rows of benchmark `name` replaced by `results`."""
+    stamp = {
+        "benchmark": name,
+        "command": f"make bench ONLY={name}",
+        "machine": machine(),
+        "measured": datetime.now(UTC).date().isoformat(),
+    }
+    kept = [row for row in earlier if row["benchmark"] != name]
+    return sorted(kept + [asdict(r) | stamp for r in results], key=lambda row: str(row["benchmark"]))
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands grouped."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def figures(rows: list[dict[str, object]]) -> str:
+    """The README's table."""
+    lines = ["| what | measured | should reach | holds | reproduce with |", "|---|---|---|---|---|"]
+    for row in rows:
+        value = f"{number(float(str(row['value'])))} {row['unit']}".strip()
+        detail = f"<br><sub>{row['detail']}</sub>" if row["detail"] else ""
+        holds = "yes" if row["holds"] else "**no**"
+        lines.append(f"| {row['name']}{detail} | {value} | {row['reach']} | {holds} | `{row['command']}` |")
+    machines = sorted({f"{row['machine']} ({row['measured']})" for row in rows})
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
+
+
+def write_readme(rows: list[dict[str, object]]) -> None:
+    """Put the table between the README's markers."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{START}\n{figures(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def show(rows: list[Result]) -> None:
+    """Print the results."""
+    table = Table("what", "measured", "should reach", "holds", "detail")
+    for r in rows:
+        table.add_row(r.name, f"{number(r.value)} {r.unit}", r.reach, "yes" if r.holds else "[red]no", r.detail)
+    Console().print(table)
+
+
+def main() -> int:
+    """Exit code 0 when every number that was measured holds, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
+    parser.add_argument("--only", metavar="NAME", help=f"one of: {', '.join(modules())}")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(modules()))
+        return 0
+    if options.only and options.only not in modules():
+        parser.error(f"--only must be one of {', '.join(modules())}, found {options.only!r}")
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    measured: list[Result] = []
+    for name in [options.only] if options.only else modules():
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        results = importlib.import_module(f"benchmarks.{name}").run()
+        measured += results
+        rows = record(name, results, rows)
+        RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_readme(rows)
+    show(measured)
+    return 0 if all(r.holds for r in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

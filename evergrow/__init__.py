@@ -1,0 +1,1 @@
+"""evergrow keeps machine-learning models alive in production."""

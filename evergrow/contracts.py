@@ -1,0 +1,248 @@
+"""The values that flow through the system, in the order they come to be.
+
+``TrainingSet → TrainedModel → EvaluationReport → ModelVersion → Prediction``
+
+All are frozen and closed, and travel as JSON. Instants are timezone-aware; a naive one is refused.
+Every file-backed value is a directory: the JSON of the value beside the data it describes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Instant = AwareDatetime
+"""A moment in time, always timezone-aware."""
+
+Outcome = Literal["pass", "fail", "inconclusive", "error"]
+"""How a check ended. No data is an error, too little is inconclusive; neither ever passes."""
+
+Task = Literal["binary-classification", "regression"]
+
+# The columns of every example table: when the prediction is asked, and when its label became known.
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED_TIMESTAMP = "created_timestamp"
+KNOWN_AT = "known_at"
+
+
+def instant(text: str) -> datetime:
+    """Parse ISO 8601 into an aware instant; a date or a time without offset is UTC.
+
+    >>> instant("2013-10-01")
+    datetime.datetime(2013, 10, 1, 0, 0, tzinfo=datetime.timezone.utc)
+    >>> instant("2013-10-01T02:00:00+02:00").isoformat()
+    '2013-10-01T00:00:00+00:00'
+    """
+    parsed = datetime.fromisoformat(text)
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON-able value, whatever the order of its keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Value(BaseModel):
+    """Base of everything that flows: frozen, closed, JSON in and out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Verdict(Value):
+    """How a check ended, with a reason that shows both numbers."""
+
+    outcome: Outcome
+    reason: str
+
+    @classmethod
+    def when(cls, holds: bool, reason: str) -> Self:
+        """Pass when `holds`, else fail.
+
+        >>> Verdict.when(3 > 2, "3 > 2").outcome
+        'pass'
+        """
+        return cls(outcome="pass" if holds else "fail", reason=reason)
+
+    @classmethod
+    def worst(cls, verdicts: Iterable[Verdict]) -> Verdict:
+        """The worst of several (error, fail, inconclusive, pass); of none, an error.
+
+        The reason joins the reasons of all that share the worst outcome.
+
+        >>> Verdict.worst([Verdict.when(True, "a"), Verdict.when(False, "b")])
+        Verdict(outcome='fail', reason='b')
+        >>> Verdict.worst([]).outcome
+        'error'
+        """
+        verdicts = list(verdicts)
+        for outcome in ("error", "fail", "inconclusive", "pass"):
+            reasons = [v.reason for v in verdicts if v.outcome == outcome]
+            if reasons:
+                return Verdict(outcome=outcome, reason="; ".join(reasons))  # type: ignore[arg-type]
+        return Verdict(outcome="error", reason="nothing was checked")
+
+
+class Check(Value):
+    """One named line of a gate."""
+
+    name: str
+    verdict: Verdict
+
+
+class Feature(Value):
+    """One input of a model, in the order the model takes them."""
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+
+
+class Identity(Value):
+    """What determines a model's bytes; the same identity is never trained twice."""
+
+    code: str = Field(description="digest of the code that fits: evergrow's and the model's own folder")
+    data: str = Field(description="digest of the training set's rows")
+    features: str = Field(description="digest of the feature service's definition")
+    parameters: str = Field(description="digest of everything in the document that shapes training")
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all parts."""
+        return digest(self.model_dump())
+
+
+class TrainingSet(Value):
+    """Rows with features and labels as they were known at `as_of`.
+
+    On disk: a directory with `rows.parquet` and this value as `training_set.json`. `rows.parquet` is sorted
+    by `event_timestamp` and then the keys; its columns are `event_timestamp`, `known_at`, the entity keys,
+    request-time values, features and the label. Every label in it was known at `as_of`.
+    """
+
+    model: str
+    task: Task
+    as_of: Instant
+    label: str
+    keys: tuple[str, ...]
+    features: tuple[Feature, ...]
+    slices: tuple[str, ...] = ()
+    rows: int
+    first: Instant = Field(description="earliest event_timestamp")
+    last: Instant = Field(description="latest event_timestamp")
+    holdout_from: Instant = Field(description="rows from here on are held out: never fitted or calibrated on")
+    calibration_from: Instant = Field(description="rows from here to holdout_from calibrate probabilities")
+    data_digest: str
+    features_digest: str
+    source_digest: str = Field(description="digest of the lake the rows came from")
+
+
+class Golden(Value):
+    """Requests whose right answers are known: a server must reproduce them before it is ready."""
+
+    features: tuple[dict[str, float | str | None], ...]
+    scores: tuple[float, ...]
+    tolerance: float
+
+
+class TrainedModel(Value):
+    """A fitted model as a directory: its bundle. `bundle.json` is this value.
+
+    Beside it: `model.skops` (the fitted scikit-learn estimator), `model.onnx` where the conversion was proved equal
+    on the golden rows, and `golden.json`.
+    """
+
+    model: str
+    task: Task
+    identity: Identity
+    features: tuple[Feature, ...]
+    categories: Mapping[str, tuple[str, ...]] = Field(
+        description="per categorical feature its levels in code order; an unseen level is missing"
+    )
+    calibration: Mapping[str, Any] = Field(description="{kind: none|sigmoid|isotonic, ...its numbers}")
+    trained_on: tuple[Instant, Instant] = Field(description="first and last event_timestamp fitted on")
+    as_of: Instant
+    rows: int
+    backend: Literal["onnx", "scikit-learn"]
+    backend_reason: str = Field(description="why that backend: the largest difference seen, or what failed")
+    prior: float = Field(description="mean of the label over the rows fitted on")
+    feature_service: str
+    requirements: tuple[str, ...] = Field(description="name==version of what is needed to load and predict")
+
+
+class Metric(Value):
+    """A number with its interval, over some rows."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    rows: int
+
+
+class Slice(Value):
+    """Metrics over the rows where `column` equals `value` (column "month" is the row's month, UTC)."""
+
+    column: str
+    value: str
+    metrics: tuple[Metric, ...]
+
+
+class EvaluationReport(Value):
+    """What a model achieved on held-out rows, compared with the champion on the same rows.
+
+    On disk: a directory with this value as `report.json` and `report.html`.
+    """
+
+    model: str
+    identity: str
+    model_digest: str
+    task: Task
+    as_of: Instant
+    holdout: tuple[Instant, Instant]
+    rows: int
+    primary: str
+    metrics: tuple[Metric, ...]
+    champion: str = Field(description='"prior" (the constant prediction) or the champion\'s version')
+    champion_metrics: tuple[Metric, ...]
+    slices: tuple[Slice, ...]
+    months: tuple[Slice, ...]
+    curves: Mapping[str, Any] = Field(description="roc, calibration, confusion, importance, residuals: numbers")
+    checks: tuple[Check, ...]
+    verdict: Verdict
+
+
+class ModelVersion(Value):
+    """One registered version. Aliases move; everything else is immutable."""
+
+    model: str
+    version: int
+    identity: str
+    model_digest: str
+    run_id: str
+    created: Instant
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Prediction(Value):
+    """One answered prediction."""
+
+    request_id: str
+    model: str
+    version: int
+    keys: Mapping[str, Any]
+    event_timestamp: Instant
+    score: float
+    flags: tuple[str, ...] = Field(
+        default=(), description='what the score was made without, e.g. "stale:origin_delays"'
+    )

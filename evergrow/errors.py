@@ -1,0 +1,61 @@
+"""Every error evergrow raises. Foreign errors are translated into these once, in `integrations/`."""
+
+
+class EvergrowError(Exception):
+    """The root. `str(error)` says which field, which rule and which value; `hint` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class SpecError(EvergrowError):
+    """A document is not a valid resource, or names something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(EvergrowError):
+    """Data from a source cannot be used; what was stored before is unchanged."""
+
+    exit_code = 3
+
+
+class UpstreamError(DataError):
+    """A source changed in a way no row-level rule can repair: a column, type, unit or the clock."""
+
+
+class NotEnoughData(DataError):
+    """Too few rows with known labels to train or judge on."""
+
+
+class FeatureStoreError(EvergrowError):
+    """The feature store refused, lacks a definition, or cannot be reached."""
+
+    exit_code = 4
+
+
+class RegistryError(EvergrowError):
+    """The model registry refused, lacks a version, or cannot be reached."""
+
+    exit_code = 5
+
+
+class PipelineError(EvergrowError):
+    """A pipeline step failed."""
+
+    exit_code = 6
+
+
+class ServingError(EvergrowError):
+    """A model cannot be served: a bundle is broken or its golden request was answered wrongly."""
+
+    exit_code = 7
+
+
+class RequestError(EvergrowError):
+    """A prediction request cannot be answered as it is; the caller must mend it (HTTP 4xx)."""
+
+    exit_code = 2

@@ -1,0 +1,124 @@
+"""Reading documents: YAML in, a ContinualModel or an error that names path, rule and value out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from evergrow.errors import SpecError
+from evergrow.spec.model import ContinualModel
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a key occur twice and keeps the last; a document that does so is a mistake."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=deep)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} occurs twice", key_node.start_mark
+            )
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load(path: str | Path) -> ContinualModel:
+    """Read a ContinualModel from a YAML file.
+
+    Raises:
+        SpecError: the file is missing, is not YAML, or is not a ContinualModel; lists every fault.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: is not YAML: {error}") from error
+    return parse(document, where=str(path))
+
+
+def parse(document: Any, where: str = "document") -> ContinualModel:
+    """Read a ContinualModel from a mapping.
+
+    Raises:
+        SpecError: lists every fault as "path: rule, found value", with the nearest known key for an unknown one.
+    """
+    if not isinstance(document, Mapping):
+        raise SpecError(f"{where}: must be a mapping, found {type(document).__name__}")
+    try:
+        return ContinualModel.model_validate(document)
+    except ValidationError as error:
+        faults = [describe(fault, document) for fault in error.errors()]
+        raise SpecError(f"{where}: " + f"\n{where}: ".join(faults)) from error
+
+
+def describe(fault: ErrorDetails, document: Mapping[str, Any]) -> str:
+    """One fault as "path: rule, found value"."""
+    path, parent = _walk(fault["loc"], document)
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_near_miss(str(fault['loc'][-1]), fault['loc'][:-1], parent)}"
+    if fault["type"] == "missing":
+        return f"{path}: is required"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{path}: {message}" if "found" in message else f"{path}: {message}, found {fault['input']!r}"
+
+
+def _walk(location: tuple[int | str, ...], document: Any) -> tuple[str, Any]:
+    """The path as written, and the mapping that holds its last key; union tags are not part of it."""
+    path, node, parent = "", document, document
+    for i, step in enumerate(location):
+        present = (isinstance(node, Mapping) and step in node) or (
+            isinstance(node, list) and isinstance(step, int) and step < len(node)
+        )
+        if not present and i < len(location) - 1:
+            continue
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+        parent, node = node, node[step] if present else None  # type: ignore[index]
+    return path or "document", parent
+
+
+def _near_miss(key: str, location: tuple[int | str, ...], parent: Any) -> str:
+    known = known_keys(location)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    folded = [k for k in known if k.lower() == key.replace("_", "").replace("-", "").lower()]
+    if folded or near:
+        return f"; did you mean `{(folded or near)[0]}`?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys a document may have at a location, from the JSON schema."""
+    schema = ContinualModel.model_json_schema()
+    node: Mapping[str, Any] = schema
+    for step in location:
+        node = _resolve(node, schema, step)
+        node = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, node)
+    return list(_resolve(node, schema, None).get("properties", {}))
+
+
+def _resolve(node: Mapping[str, Any], schema: Mapping[str, Any], tag: int | str | None) -> Mapping[str, Any]:
+    """Follow a reference, or the branch of a union: the tagged one, else the first that is an object."""
+    if "$ref" in node:
+        found: Mapping[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return found
+    mapping = node.get("discriminator", {}).get("mapping", {})
+    if tag in mapping:
+        return _resolve({"$ref": mapping[tag]}, schema, None)
+    branches = [_resolve(branch, schema, None) for branch in node.get("anyOf", [])]
+    return next((b for b in branches if "properties" in b), node)

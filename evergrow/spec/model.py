@@ -1,0 +1,272 @@
+"""ContinualModel: how one model lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from evergrow.contracts import Task
+from evergrow.spec.base import Duration, Entrypoint, Name, Part
+
+API_VERSION = "evergrow.dev/v1alpha1"
+
+METRICS: Mapping[Task, tuple[str, ...]] = {
+    "binary-classification": ("log_loss", "brier", "roc_auc", "average_precision", "calibration_error"),
+    "regression": ("mae", "rmse", "r2", "poisson_deviance"),
+}
+"""The metrics of each task. `evergrow.evaluation.metrics` computes them and says which way is better."""
+
+# A gate compares mean losses per row, so its metric must be one.
+ROW_LOSSES: Mapping[Task, tuple[str, ...]] = {
+    "binary-classification": ("log_loss", "brier"),
+    "regression": ("mae", "squared_error", "poisson_deviance"),
+}
+
+
+class Metadata(Part):
+    """Who the model is."""
+
+    name: Name
+    """Name of the model everywhere: registry, service, folders."""
+    labels: Mapping[str, str] = {}
+    """Kubernetes labels."""
+    annotations: Mapping[str, str] = {}
+    """Kubernetes annotations: free text such as the owner."""
+
+
+class SourceSpec(Part):
+    """Where raw data comes from."""
+
+    entrypoint: Entrypoint
+    """A class that is an `evergrow.ports.Source`: "models.my_model.data:MySource"."""
+    options: Mapping[str, Any] = {}
+    """Keyword arguments of that class."""
+
+
+class Features(Part):
+    """What the model sees."""
+
+    service: str
+    """Name of the Feast FeatureService, declared in `feature_repo/services.py`."""
+
+
+class Label(Part):
+    """What the model predicts."""
+
+    column: str
+    """Column of the `examples` table: 0/1 for binary classification, a number for regression."""
+    description: str = ""
+    """What it means, for the model card."""
+
+
+class Estimator(Part):
+    """The scikit-learn estimator."""
+
+    entrypoint: Entrypoint
+    """A function that returns an unfitted estimator: "models.my_model.estimator:build"."""
+    parameters: Mapping[str, Any] = {}
+    """Keyword arguments of that function."""
+
+
+class WindowAll(Part):
+    """Train on all history."""
+
+    kind: Literal["all"] = "all"
+
+
+class WindowSliding(Part):
+    """Train on the newest `length` of history."""
+
+    kind: Literal["sliding"] = "sliding"
+    length: Duration
+    """How far back from the newest labelled row."""
+
+
+class SearchRange(Part):
+    """A range that one estimator parameter is searched in."""
+
+    low: float
+    """Lowest value, included."""
+    high: float
+    """Highest value, included."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+    integer: bool = False
+    """Whole numbers only."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"`low` must be below `high`, found {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"`low` must be above 0 on a log scale, found {self.low}")
+        return self
+
+
+class Search(Part):
+    """A bounded hyper-parameter search (Optuna's TPE, seeded), scored on the calibration rows."""
+
+    trials: Annotated[int, Field(ge=1, le=500)]
+    """How many parameter sets are tried at most."""
+    timeout: Duration | None = None
+    """Stop after this long. A search cut by time is not reproducible, and the identity says so."""
+    space: Mapping[str, SearchRange] = Field(min_length=1)
+    """Range per estimator parameter."""
+
+
+class Training(Part):
+    """How a model is fitted."""
+
+    estimator: Estimator
+    """What is fitted."""
+    window: Annotated[WindowAll | WindowSliding, Field(discriminator="kind")] = WindowAll()
+    """Which of the labelled rows are fitted on."""
+    calibration: Literal["none", "sigmoid", "isotonic"] = "none"
+    """How scores become probabilities (classification only)."""
+    calibration_length: Duration = Field(default="14d", validate_default=True)
+    """The newest part before the holdout, for calibration and search; fitted on by neither."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds everything random."""
+    search: Search | None = None
+    """Off unless given."""
+
+
+class Floor(Part):
+    """An absolute limit: the metric's interval must clear it, not only its value."""
+
+    metric: str
+    """One of the task's metrics."""
+    at_least: float | None = None
+    """The lower end of the interval must reach this."""
+    at_most: float | None = None
+    """The upper end of the interval must not pass this."""
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("must have exactly one of `atLeast` and `atMost`")
+        return self
+
+
+class Limits(Part):
+    """What a model may cost."""
+
+    latency_ms: PositiveFloat = 5.0
+    """Median time of a single-row prediction in process, in milliseconds."""
+    size_mb: PositiveFloat = 50.0
+    """Size of the bundle on disk, in megabytes (10^6 bytes)."""
+
+
+class Gate(Part):
+    """When a challenger may replace the champion."""
+
+    metric: str
+    """A loss that is a mean over rows: log_loss or brier; mae, squared_error or poisson_deviance."""
+    margin: float = 0.0
+    """How much lower the challenger's mean loss must be, in the metric's unit. Negative: may be that much worse."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Highest probability of promoting a challenger that is not better by `margin`."""
+    block: Duration = Field(default="1d", validate_default=True)
+    """Losses are averaged over blocks this long before the test, which then allows for their correlation."""
+    floors: tuple[Floor, ...] = ()
+    """Absolute limits."""
+    limits: Limits = Limits()
+    """Latency and size."""
+
+
+class Evaluation(Part):
+    """How a fitted model is judged."""
+
+    holdout: Duration
+    """The newest labelled rows, never fitted or calibrated on."""
+    metrics: tuple[str, ...] = Field(min_length=1)
+    """What is reported, each with a 95 % interval."""
+    slices: tuple[str, ...] = ()
+    """Columns of the training set by whose values metrics are reported too."""
+    minimum_rows: PositiveInt = 200
+    """Fewer holdout rows than this are too little to judge on."""
+    gate: Gate
+    """When the model may go into service."""
+
+
+class Scoring(Part):
+    """Batch scoring."""
+
+    horizon: Duration = Field(default="1d", validate_default=True)
+    """Rows whose prediction instant lies in (as-of, as-of + horizon] are scored."""
+    shards: Annotated[int, Field(ge=1, le=100)] = 2
+    """Parts scored in parallel."""
+
+
+class ServingSpec(Part):
+    """How predictions are answered."""
+
+    on_missing: Literal["flag", "reject"] = "flag"
+    """An unknown entity, or a missing or stale feature: predict without it and flag the answer, or refuse (422)."""
+    max_batch: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Rows a request may have."""
+
+
+class ModelSpec(Part):
+    """What the model is made of."""
+
+    task: Task
+    """What kind of label is predicted."""
+    description: str = ""
+    """Purpose, for the model card."""
+    source: SourceSpec
+    """Raw data."""
+    features: Features
+    """Model inputs."""
+    label: Label
+    """Model output."""
+    training: Training
+    """Fitting."""
+    evaluation: Evaluation
+    """Judging."""
+    scoring: Scoring = Scoring()
+    """Batch scoring."""
+    serving: ServingSpec = ServingSpec()
+    """Online predictions."""
+
+    @model_validator(mode="after")
+    def _metrics_of_the_task(self) -> Self:
+        known = METRICS[self.task]
+        named = [(f"evaluation.metrics[{i}]", m) for i, m in enumerate(self.evaluation.metrics)]
+        named += [(f"evaluation.gate.floors[{i}].metric", f.metric) for i, f in enumerate(self.evaluation.gate.floors)]
+        for path, metric in named:
+            if metric not in known:
+                raise ValueError(f"`{path}` must be one of {', '.join(known)} for {self.task}, found {metric!r}")
+        losses = ROW_LOSSES[self.task]
+        if self.evaluation.gate.metric not in losses:
+            raise ValueError(
+                f"`evaluation.gate.metric` must be one of {', '.join(losses)} for {self.task}, "
+                f"found {self.evaluation.gate.metric!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_fits_the_task(self) -> Self:
+        if self.task == "regression" and self.training.calibration != "none":
+            raise ValueError(f"`training.calibration` must be none for regression, found {self.training.calibration!r}")
+        return self
+
+
+class ContinualModel(Part):
+    """How one model lives: the document that trains it, judges it, serves it and scores with it."""
+
+    api_version: Literal["evergrow.dev/v1alpha1"]
+    """Version of this document's format."""
+    kind: Literal["ContinualModel"]
+    """Always ContinualModel."""
+    metadata: Metadata
+    """Who the model is."""
+    spec: ModelSpec
+    """What the model is made of."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.metadata.name
