@@ -1,6 +1,6 @@
 """Run benchmarks, print a table of what each should reach, and keep results.json and the README's figures current.
 
-    python -m benchmarks [--only NAME] [--list]
+python -m benchmarks [--only NAME] [--list]
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,18 @@ class Usage:
     stdout: str
 
 
+# The kernel counts a child's memory from the fork on, so a child of a large process looks large. A small Python
+# in between forks the command and reports what the kernel counted for it.
+_LAUNCHER = """
+import json, os, sys
+report, argv = int(sys.argv[1]), sys.argv[2:]
+pid = os.posix_spawnp(argv[0], argv, os.environ)
+_, status, usage = os.wait4(pid, 0)
+cpu = usage.ru_utime + usage.ru_stime
+os.write(report, json.dumps([cpu, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]).encode())
+"""
+
+
 def cpu_of(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Usage:
     """Run a command to its end and tell what it used.
 
@@ -48,37 +62,24 @@ def cpu_of(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Usage:
         RuntimeError: it failed; shows the end of its standard error.
     """
     started = time.perf_counter()
-    with subprocess.Popen(
-        list(argv), env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        reader_out, reader_err = _drain(child)
-        # wait4 gives this child's own usage; RUSAGE_CHILDREN would be the maximum over all children so far.
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        stdout, stderr = reader_out(), reader_err()
-    if child.returncode != 0:
-        raise RuntimeError(f"{' '.join(argv)} exited with {child.returncode}:\n{stderr[-3000:]}")
-    return Usage(
-        usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, time.perf_counter() - started, stdout
+    reading, writing = os.pipe()
+    launcher = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(writing), *argv],
+        env={**os.environ, **(env or {})},
+        pass_fds=[writing],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-
-
-def _drain(child: subprocess.Popen[str]) -> tuple[Callable[[], str], Callable[[], str]]:
-    """Read both pipes in threads, so that a full pipe never blocks the child."""
-    import threading
-
-    def reader(pipe: object) -> Callable[[], str]:
-        parts: list[str] = []
-        thread = threading.Thread(target=lambda: parts.append(pipe.read()))  # type: ignore[attr-defined]
-        thread.start()
-
-        def collect() -> str:
-            thread.join()
-            return parts[0]
-
-        return collect
-
-    return reader(child.stdout), reader(child.stderr)
+    os.close(writing)
+    with os.fdopen(reading) as report:
+        text = report.read()
+    if not text:
+        raise RuntimeError(f"{argv[0]} could not be started:\n{launcher.stderr[-3000:]}")
+    cpu, peak, code = json.loads(text)
+    if code != 0:
+        raise RuntimeError(f"{' '.join(argv)} exited with {code}:\n{launcher.stderr[-3000:]}")
+    return Usage(cpu, peak, time.perf_counter() - started, launcher.stdout)
 
 
 def alternate(rounds: int, **arms: Callable[[], float]) -> dict[str, list[float]]:

@@ -88,7 +88,7 @@ class Verdict(Value):
         for outcome in ("error", "fail", "inconclusive", "pass"):
             reasons = [v.reason for v in verdicts if v.outcome == outcome]
             if reasons:
-                return Verdict(outcome=outcome, reason="; ".join(reasons))  # type: ignore[arg-type]
+                return Verdict(outcome=outcome, reason="; ".join(reasons))
         return Verdict(outcome="error", reason="nothing was checked")
 
 

@@ -24,9 +24,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} occurs twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
@@ -89,7 +87,7 @@ def _walk(location: tuple[int | str, ...], document: Any) -> tuple[str, Any]:
         if not present and i < len(location) - 1:
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-        parent, node = node, node[step] if present else None  # type: ignore[index]
+        parent, node = node, node[step] if present else None
     return path or "document", parent
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,27 @@ def _bounds(field: Mapping[str, Any]) -> str:
     return (f" {' and '.join(bounds)}" if bounds else "") + (f" `{pattern}`" if pattern else "")
 
 
-def write(root: Path) -> list[Path]:
-    """Write both below `root`; returns the paths."""
-    files = {
+def generated(root: Path) -> dict[Path, str]:
+    """What is generated from the spec: the text of each file below `root`."""
+    return {
         root / "docs/reference/continualmodel.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         root / "docs/reference/continualmodel.md": reference_page(),
     }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the files, or with --check exit 1 and name those that are not current."""
+    files = generated(Path.cwd())
+    if "--check" in arguments:
+        stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        for path in stale:
+            print(f"{path}: differs from evergrow/spec/model.py; run `make generate`", file=sys.stderr)
+        return 1 if stale else 0
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return list(files)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+import copy
+from datetime import timedelta
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evergrow.errors import SpecError
+from evergrow.spec import load, parse
+from evergrow.spec.base import write_duration
+from evergrow.spec.model import ContinualModel, SearchRange
+
+DOCUMENT = {
+    "apiVersion": "evergrow.dev/v1alpha1",
+    "kind": "ContinualModel",
+    "metadata": {"name": "tips"},
+    "spec": {
+        "task": "binary-classification",
+        "source": {"entrypoint": "models.tips.data:Tips"},
+        "features": {"service": "tips"},
+        "label": {"column": "generous"},
+        "training": {"estimator": {"entrypoint": "models.tips.estimator:build"}, "window": {"kind": "all"}},
+        "evaluation": {"holdout": "30d", "metrics": ["log_loss"], "gate": {"metric": "log_loss"}},
+    },
+}
+
+
+def changed(path: str, value: object) -> dict:
+    document = copy.deepcopy(DOCUMENT)
+    *parents, last = path.split(".")
+    node = document
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = value
+    return document
+
+
+def test_a_minimal_document_is_read_with_its_defaults():
+    model = parse(DOCUMENT)
+    assert model.name == "tips"
+    assert model.spec.evaluation.holdout == timedelta(days=30)
+    assert model.spec.training.calibration == "none"
+
+
+def test_a_dumped_document_reads_back_as_itself():
+    model = parse(changed("spec.training.window", {"kind": "sliding", "length": "90d12h"}))
+    assert parse(model.dump()) == model
+
+
+def test_a_document_cannot_be_changed_after_reading():
+    with pytest.raises(Exception, match="frozen"):
+        parse(DOCUMENT).spec.task = "regression"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "spec.evaluation.gate.alpha",
+            0.7,
+            "spec.evaluation.gate.alpha: input should be less than 0.5, found 0.7",
+        ),
+        ("spec.evaluation.holdout", "30 days", 'spec.evaluation.holdout: must be a duration such as "30d"'),
+        ("spec.evaluation.holdout", 30, "found 30"),
+        ("spec.evaluation.holdot", "3d", "spec.evaluation.holdot: unknown key; did you mean `holdout`?"),
+        ("spec.evaluation.minimum_rows2", 3, "did you mean `minimumRows`?"),
+        ("spec.training.window.lenght", "3d", "spec.training.window.lenght: unknown key; known here: kind"),
+        ("spec.training.window", {"kind": "slidign"}, "spec.training.window: "),
+        ("spec.evaluation.metrics", ["mae"], "`evaluation.metrics[0]` must be one of log_loss, brier"),
+        ("spec.evaluation.gate.metric", "roc_auc", "`evaluation.gate.metric` must be one of log_loss, brier"),
+        ("spec.evaluation.gate.floors", [{"metric": "brier"}], "exactly one of `atLeast` and `atMost`"),
+        ("spec.task", "clustering", "spec.task: input should be 'binary-classification' or 'regression'"),
+        ("spec.source.entrypoint", "models/tips.py", "spec.source.entrypoint: string should match pattern"),
+        ("metadata.name", "Tips!", "metadata.name: string should match pattern"),
+        (
+            "apiVersion",
+            "evergrow.dev/v9",
+            "apiVersion: input should be 'evergrow.dev/v1alpha1', found 'evergrow.dev/v9'",
+        ),
+        ("spce", {}, "spce: unknown key; did you mean `spec`?"),
+    ],
+)
+def test_an_error_names_the_path_the_rule_and_the_value(path, value, message):
+    with pytest.raises(SpecError) as error:
+        parse(changed(path, value))
+    assert message in str(error.value)
+
+
+def test_every_fault_of_a_document_is_listed_at_once():
+    document = changed("spec.evaluation.gate.alpha", 2)
+    document["spec"]["training"]["seed"] = -1
+    with pytest.raises(SpecError) as error:
+        parse(document)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_missing_key_is_named_with_its_path():
+    document = copy.deepcopy(DOCUMENT)
+    del document["spec"]["label"]
+    with pytest.raises(SpecError, match=r"spec\.label: is required"):
+        parse(document)
+
+
+def test_calibration_of_a_regression_is_refused():
+    document = changed("spec.task", "regression")
+    document["spec"]["evaluation"] |= {"metrics": ["mae"], "gate": {"metric": "mae"}}
+    assert parse(document).spec.task == "regression"
+    document["spec"]["training"]["calibration"] = "isotonic"
+    with pytest.raises(SpecError, match="`training.calibration` must be none for regression"):
+        parse(document)
+
+
+def test_a_file_is_read_and_its_name_is_part_of_the_error(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(yaml.safe_dump(DOCUMENT))
+    assert load(path) == parse(DOCUMENT)
+    path.write_text("kind: ContinualModel\nkind: Other\n")
+    with pytest.raises(SpecError, match=r"model.yaml: is not YAML: (?s:.*)'kind' occurs twice"):
+        load(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "must be a mapping"), ("", "NoneType")])
+def test_what_is_no_document_is_refused_in_words(tmp_path, text, message):
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=message):
+        load(path)
+
+
+def test_a_missing_file_is_refused_in_words(tmp_path):
+    with pytest.raises(SpecError, match="cannot be read: No such file"):
+        load(tmp_path / "none.yaml")
+
+
+@given(st.integers(0, 10**8))
+def test_a_duration_survives_writing_and_reading(seconds):
+    length = timedelta(seconds=seconds)
+    document = changed("spec.evaluation.holdout", write_duration(length))
+    assert parse(document).spec.evaluation.holdout == length
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "message"), [(3, 1, False, "below `high`"), (0, 1, True, "above 0 on a log scale")]
+)
+def test_a_search_range_that_holds_nothing_is_refused(low, high, log, message):
+    with pytest.raises(ValueError, match=message):
+        SearchRange(low=low, high=high, log=log)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+PATHS = [
+    "spec",
+    "metadata",
+    "spec.training",
+    "spec.training.window",
+    "spec.evaluation.gate",
+    "spec.evaluation.metrics",
+]
+
+
+@given(st.sampled_from(PATHS), JSON)
+def test_any_value_anywhere_is_read_or_refused_in_words(path, value):
+    try:
+        assert isinstance(parse(changed(path, value)), ContinualModel)
+    except SpecError as error:
+        assert str(error)
