@@ -1,0 +1,144 @@
+"""Point-in-time joins as DuckDB's SQL. Pure: it names tables and columns, and opens nothing."""
+
+# ruff: noqa: S608 - column names are quoted by `quoted`, texts by `literal`; there is no other input.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where feature rows are read from, and what its columns are called there.
+
+    Attributes:
+        scan: SQL table expression over the rows.
+        order: columns that tell how late a row stands in the source; the last of equal rows wins.
+        keys: join key columns.
+        event: event timestamp column.
+        created: created timestamp column, or none.
+    """
+
+    scan: str
+    order: tuple[str, ...]
+    keys: tuple[str, ...]
+    event: str
+    created: str | None
+
+    @property
+    def created_or_event(self) -> str:
+        """SQL: when the row came to be; null counts as its event timestamp."""
+        event = micros(self.event)
+        return f"coalesce({micros(self.created)}, {event})" if self.created else event
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view as a join sees it.
+
+    Attributes:
+        source: its rows.
+        entity_keys: the entity frame's column for each of `source.keys`.
+        features: output column for each source column.
+        ttl: how long a value counts; None is for ever.
+    """
+
+    source: Source
+    entity_keys: tuple[str, ...]
+    features: Mapping[str, str]
+    ttl: timedelta | None
+
+
+def quoted(column: str) -> str:
+    """A column name in SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """A text in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def micros(column: str) -> str:
+    """SQL: a timestamp column as microseconds since 1970 UTC; a naive one is UTC."""
+    return f"epoch_us({quoted(column)}::TIMESTAMPTZ)"
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Expressions before others in a SELECT."""
+    return "".join(f"{column}, " for column in columns)
+
+
+def best_known(source: Source, columns: Sequence[str], punctual: bool = False) -> str:
+    """SQL of the rows that were the best known of their key at some instant, and since when.
+
+    Row r is known from `_known = max(event, created)` on, and the known rows only grow in number. So r was ever
+    the best exactly when no row known by then has a later event, and no better one became known at the same
+    instant. In order of (known, event, created, place in the source), that is: its event equals the running
+    maximum, and the next row became known later. The result has at most one row per key and `_known`, ascending
+    in (event, created) by `_known`; hence one ASOF join on `_known` finds the best row known at any instant.
+
+    Args:
+        source: the rows.
+        columns: further columns of the source to carry along.
+        punctual: no row was created after its event; saves the running maximum.
+    """
+    running = "" if punctual else "_event = max(_event) OVER later AND "
+    keys = [f"{quoted(key)} AS _key{i}" for i, key in enumerate(source.keys)]
+    by = ", ".join(f"_key{i}" for i in range(len(keys)))
+    partition = f"PARTITION BY {by} " if keys else ""
+    order = ", ".join(["_known", "_event", "_created", *source.order])
+    rows = (
+        f"SELECT {listed(keys)}{listed(quoted(c) for c in columns)}{listed(source.order)}"
+        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created, "
+        f"greatest(_event, _created) AS _known FROM {source.scan} WHERE {quoted(source.event)} IS NOT NULL"
+    )
+    return (
+        f"SELECT * FROM ({rows}) WINDOW later AS ({partition}ORDER BY {order}) "
+        f"QUALIFY {running}_known IS DISTINCT FROM lead(_known) OVER later"
+    )
+
+
+def features_sql(view: View, punctual: bool = False) -> str:
+    """SQL of a view's features for each row of `entities`, in the order of its `_row`."""
+    on = [f"e.{quoted(mine)} = v._key{i}" for i, mine in enumerate(view.entity_keys)]
+    on.append("e._asked >= v._known")
+    expired = "FALSE" if view.ttl is None else f"e._asked > v._event + {in_micros(view.ttl)}"
+    features = ", ".join(
+        f"CASE WHEN {expired} THEN NULL ELSE v.{quoted(column)} END AS {quoted(output)}"
+        for column, output in view.features.items()
+    )
+    return (
+        f"SELECT {features} FROM entities e ASOF LEFT JOIN "
+        f"({best_known(view.source, tuple(view.features), punctual)}) v ON {' AND '.join(on)} ORDER BY e._row"
+    )
+
+
+def latest_sql(source: Source, columns: Sequence[str], since: datetime | None, until: datetime) -> str:
+    """SQL of each key's best row known at `until`, with its event in [`since`, `until`]."""
+    lower = "" if since is None else f"_event >= {instant_micros(since)} AND "
+    keys = ", ".join(f"_key{i}" for i in range(len(source.keys))) or "NULL"
+    order = ", ".join(f"{c} DESC" for c in ["_event", "_created", *source.order])
+    rows = (
+        f"SELECT *, {listed(f'{quoted(k)} AS _key{i}' for i, k in enumerate(source.keys))}"
+        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created FROM {source.scan} "
+        f"WHERE {quoted(source.event)} IS NOT NULL"
+    )
+    return (
+        f"SELECT {', '.join(map(quoted, columns))} FROM ({rows}) "
+        f"WHERE {lower}greatest(_event, _created) <= {instant_micros(until)} "
+        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
+    )
+
+
+def in_micros(span: timedelta) -> int:
+    """Whole microseconds of a span."""
+    return span // timedelta(microseconds=1)
+
+
+def instant_micros(moment: datetime) -> int:
+    """Microseconds since 1970 UTC; a naive moment is UTC."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return in_micros(aware - datetime(1970, 1, 1, tzinfo=UTC))
