@@ -58,8 +58,18 @@ class FeatureStore(Protocol):
 class ModelRegistry(Protocol):
     """Versions of models and the aliases that point at them."""
 
-    def register(self, bundle: Path, report: EvaluationReport, evaluation: Path) -> ModelVersion:
-        """Store a bundle with its evaluation as a new version with alias `challenger`."""
+    def register(
+        self,
+        bundle: Path,
+        report: EvaluationReport,
+        evaluation: Path,
+        document: Mapping[str, Any] | None = None,
+        card: str = "",
+    ) -> ModelVersion:
+        """Store a bundle with its evaluation, document and model card as a new version with alias `challenger`.
+
+        A bundle whose identity is registered adds its evaluation to that version: none is stored twice.
+        """
         ...
 
     def find(self, model: str, identity: str) -> ModelVersion | None:
@@ -76,6 +86,10 @@ class ModelRegistry(Protocol):
 
     def fetch(self, version: ModelVersion, to: Path) -> Path:
         """Copy the version's bundle into the directory `to`, check its digest and return it."""
+        ...
+
+    def evaluation(self, version: ModelVersion, to: Path) -> Path:
+        """Copy the version's newest evaluation into the directory `to` and return it."""
         ...
 
     def promote(self, version: ModelVersion, reason: str, now: datetime) -> ModelVersion:

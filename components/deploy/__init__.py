@@ -1,0 +1,1 @@
+"""Put a model version into service."""

@@ -1,0 +1,13 @@
+"""KFP interface of deploy."""
+
+from kfp.dsl import Dataset, Input, Model
+
+from evergrow.integrations.kubeflow import component
+
+
+@component
+def deploy(spec: dict, version: str, model: Input[Model], report: Input[Dataset]) -> str:
+    """Make the version the champion and the one served; returns where it is served from."""
+    from components.deploy.step import main
+
+    return main(spec, version, model.path, report.path)

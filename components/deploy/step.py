@@ -1,0 +1,52 @@
+"""Put a version that passed its gate into service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evergrow.contracts import EvaluationReport
+from evergrow.environment import Environment
+from evergrow.errors import RegistryError
+from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.serving import LocalServing
+from evergrow.journal import note, step
+from evergrow.spec import parse
+
+
+@step
+def main(spec: Mapping[str, Any], version: str, model: str, report: str) -> str:
+    """Promote `version` to champion and serve it; returns the directory it is served from.
+
+    The server's directory is complete before the alias moves: what the registry calls champion can be served.
+
+    Args:
+        spec: the document.
+        version: number of the version.
+        model: its bundle's directory, as registered.
+        report: its evaluation's directory, for the reason of the promotion.
+
+    Raises:
+        RegistryError: there is no such version, or its evaluation did not pass.
+    """
+    from evergrow.integrations.feast import FeastStore
+    from evergrow.integrations.feast_online import plan
+
+    document, environment = parse(spec), Environment.read()
+    registry = MlflowRegistry(environment)
+    judged = EvaluationReport.model_validate_json((Path(report) / "report.json").read_text(encoding="utf-8"))
+    found = registry.resolve(document.name, version)
+    if found is None:
+        raise RegistryError(f"{document.name} has no version {version}", hint="`evergrow models list` shows all")
+    if judged.verdict.outcome != "pass" or judged.identity != found.identity:
+        raise RegistryError(
+            f"{document.name} version {version}: only a version whose own evaluation passed is deployed, "
+            f"found {judged.verdict.outcome} of identity {judged.identity[:12]}"
+        )
+    service = plan(FeastStore(environment).feast, document.spec.features.service)
+    where = LocalServing(environment.serving(document.name), document, service).deploy(found, Path(model))
+    registry.promote(found, judged.verdict.reason, datetime.now(UTC))
+    note("deploy", f"version {version} is the champion, served from {where}")
+    return where

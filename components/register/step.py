@@ -1,0 +1,30 @@
+"""Store a judged model in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evergrow.contracts import EvaluationReport, TrainedModel
+from evergrow.environment import Environment
+from evergrow.evaluation.card import model_card, readme_of
+from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.journal import note, step
+from evergrow.spec import parse
+
+
+@step
+def main(spec: Mapping[str, Any], model: str, report: str) -> str:
+    """Register the bundle `model` with the evaluation folder `report`; returns the version's number.
+
+    A bundle whose identity is registered already keeps its version.
+    """
+    document = parse(spec)
+    registry = MlflowRegistry(Environment.read())
+    judged = EvaluationReport.model_validate_json((Path(report) / "report.json").read_text(encoding="utf-8"))
+    trained = TrainedModel.model_validate_json((Path(model) / "bundle.json").read_text(encoding="utf-8"))
+    card = model_card(document, trained, judged, readme_of(document))
+    version = registry.register(Path(model), judged, Path(report), document.dump(), card)
+    note("register", f"{version.model} version {version.version}, {', '.join(version.aliases) or 'no alias'}")
+    return str(version.version)

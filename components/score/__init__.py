@@ -1,0 +1,1 @@
+"""Score a batch, in shards."""

@@ -1,0 +1,13 @@
+"""KFP interface of train."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from evergrow.integrations.kubeflow import component
+
+
+@component
+def train(spec: dict, training_set: Input[Dataset], model: Output[Model]) -> str:
+    """Fit the document's estimator, or fetch the model that has the same identity; returns the identity."""
+    from components.train.step import main
+
+    return main(spec, training_set.path, model.path)

@@ -1,0 +1,121 @@
+"""What a run on this machine tells of its steps: lines appended to one file, by every step's own process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+
+import evergrow.errors
+from evergrow.errors import EvergrowError, PipelineError
+
+FOLDER = "EVERGROW_RUN"
+"""Variable that names the run's folder. Unset on a cluster, where the pods' logs and states tell the same."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Event(BaseModel):
+    """One thing that happened in one step. `process` tells apart the steps of one name that run side by side."""
+
+    step: str
+    process: int
+    at: float
+    """Seconds since the epoch: for showing, never for deciding."""
+    what: Literal["started", "noted", "ended", "failed"]
+    text: str = ""
+    """Of "noted" the note, of "ended" what the step returned, of "failed" the error's message."""
+    error: str = ""
+    """Of "failed": name of the error's class."""
+    hint: str = ""
+
+    def as_error(self) -> EvergrowError:
+        """The error a failed step raised, as far as another process can raise it again."""
+        kind = getattr(evergrow.errors, self.error, None)
+        known = isinstance(kind, type) and issubclass(kind, EvergrowError)
+        text = self.text if known else f"{self.error}: {self.text}"
+        return (kind if known else PipelineError)(f"step {self.step}: {text}", hint=self.hint)
+
+
+class Journal:
+    """The events of one run, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "events.jsonl"
+
+    def write(self, event: Event) -> None:
+        """Append an event: one write of one line, so that steps side by side never mix theirs."""
+        line = event.model_dump_json(exclude_defaults=True) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def read(self, skip: int = 0) -> Iterator[Event]:
+        """Events after the first `skip`; a line still being written is left for the next time."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for line in lines[skip:]:
+            if line.endswith("\n"):
+                yield Event.model_validate(json.loads(line))
+
+
+def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **more: str) -> None:
+    if folder := os.environ.get(FOLDER):
+        Journal(Path(folder)).write(Event(step=name, process=os.getpid(), at=time.time(), what=what, **more))
+
+
+def step(main: Callable[P, R]) -> Callable[P, R]:
+    """Make `components/<name>/step.py`'s function tell the run it is part of when it starts, ends and fails."""
+    name = main.__module__.split(".")[-2]
+
+    @functools.wraps(main)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        _tell(name, "started")
+        try:
+            result = main(*args, **kwargs)
+        except Exception as error:
+            hint = error.hint if isinstance(error, EvergrowError) else ""
+            _tell(name, "failed", text=str(error), error=type(error).__name__, hint=hint)
+            raise
+        _tell(name, "ended", text=str(result) if isinstance(result, str | int) else "")
+        return result
+
+    return told
+
+
+def note(step: str, text: str) -> None:
+    """Say something of a step to whoever watches the run, and to the log."""
+    print(f"{step}: {text}", flush=True)
+    _tell(step, "noted", text=text)
+
+
+def returned(events: list[Event]) -> Mapping[str, str]:
+    """What each step returned that ended."""
+    return {event.step: event.text for event in events if event.what == "ended"}
+
+
+def failure(events: list[Event]) -> EvergrowError | None:
+    """Why a run failed: the first step that said so, else the one that started and was never heard of again."""
+    for event in events:
+        if event.what == "failed":
+            return event.as_error()
+    over = {event.process for event in events if event.what == "ended"}
+    for event in events:
+        if event.what == "started" and event.process not in over:
+            return PipelineError(
+                f"step {event.step}: its process ended without a word",
+                hint="it was killed; if the machine ran out of memory, the kernel's log says so",
+            )
+    return None
+
+

@@ -1,0 +1,1 @@
+"""Directed graphs of components; nothing else."""
