@@ -1,0 +1,180 @@
+"""A small feature store with every value type the server reads, written by Feast itself into SQLite or Redis."""
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+NOW = datetime(2013, 7, 1, 12, tzinfo=UTC)
+
+
+def since_departure(inputs):
+    """On-demand: what the request says, and one stored feature."""
+    # Feast tries the function with "hello world" when it is applied.
+    hours = [0 if t == "hello world" else datetime.fromisoformat(t).hour for t in inputs["departs"]]
+    celsius = [None if f is None else (f - 32) / 1.8 for f in inputs["temperature"]]
+    return {
+        "hour": hours,
+        "km": [None if miles is None else miles * 1.609 for miles in inputs["distance"]],
+        "celsius": celsius,
+    }
+
+
+def frames():
+    """Per view its rows; ages in hours stand beside each entity."""
+
+    def at(hours):
+        return [NOW - timedelta(hours=h) for h in hours]
+
+    return {
+        "origin_delays": pd.DataFrame(
+            {
+                "origin": ["EWR", "JFK", "LGA", "Zürich"],
+                "mean_delay": [12.5, -3.25, 0.0, 1e-3],
+                "flights": [100, 0, -7, 2**40],
+                "event_timestamp": at([1, 7, 6, 0]),
+            }
+        ),
+        "weather": pd.DataFrame(
+            {
+                "origin": ["EWR", "JFK", "Zürich"],
+                "temperature": [71.6, 32.0, None],
+                "gusty": [True, False, None],
+                "sky": ["clear", "", None],
+                "event_timestamp": at([0.5, 0.5, 0.5]),
+            }
+        ),
+        "planes": pd.DataFrame(
+            {
+                "tailnum": ["N1", "N2"],
+                "seats": [189, 55],
+                "built": [datetime(1999, 5, 4, tzinfo=UTC), datetime(1969, 12, 31, 23, tzinfo=UTC)],
+                "event_timestamp": at([24 * 900, 1]),
+            }
+        ),
+        "route_delays": pd.DataFrame(
+            {"origin": ["EWR", "JFK"], "dest": ["SFO", "LAX"], "p90": [40.0, 55.5], "event_timestamp": at([2, -2])}
+        ),
+        "ratings": pd.DataFrame({"carrier": [7, -1], "rating": [4.5, 0.0], "event_timestamp": at([3, 3])}),
+        "holidays": pd.DataFrame({"holiday": [False], "event_timestamp": at([0])}),
+    }
+
+
+def feature_store(folder: Path, online_store: dict):
+    """A Feast repository, applied, with `frames()` in its online store."""
+    from feast import FeatureStore, RepoConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = RepoConfig(
+        project="flights",
+        provider="local",
+        registry=str(folder / "registry.db"),
+        online_store=online_store,
+        offline_store={"type": "file"},
+        entity_key_serialization_version=3,
+    )
+    store = FeatureStore(config=config)
+    store.apply(declarations(folder))
+    for view, frame in frames().items():
+        # Feast writes a view without entities where it does not look for it, unless it materializes it.
+        if view == "holidays":
+            store.materialize(NOW - timedelta(days=1), NOW + timedelta(days=1), feature_views=[view])
+        else:
+            store.write_to_online_store(view, frame)
+    return store
+
+
+def declarations(folder: Path) -> list:
+    """Everything that `feast apply` is given."""
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+    from feast import types as t
+    from feast.on_demand_feature_view import OnDemandFeatureView
+    from feast.transformation.python_transformation import PythonTransformation
+
+    kinds = {"origin": ValueType.STRING, "dest": ValueType.STRING, "tailnum": ValueType.STRING}
+    kinds["carrier"] = ValueType.INT64
+    entities = {name: Entity(name=name, join_keys=[name], value_type=kind) for name, kind in kinds.items()}
+
+    def view(name, keys, ttl_hours, **features):
+        path = folder / f"{name}.parquet"
+        frames()[name].to_parquet(path)
+        return FeatureView(
+            name=name,
+            entities=[entities[key] for key in keys],
+            ttl=timedelta(hours=ttl_hours),
+            schema=[Field(name=f, dtype=kind) for f, kind in features.items()],
+            source=FileSource(name=f"{name}_source", path=str(path), timestamp_field="event_timestamp"),
+        )
+
+    views = [
+        view("origin_delays", ["origin"], 6, mean_delay=t.Float32, flights=t.Int64),
+        view("weather", ["origin"], 3, temperature=t.Float64, gusty=t.Bool, sky=t.String),
+        view("planes", ["tailnum"], 0, seats=t.Int32, built=t.UnixTimestamp),
+        view("route_delays", ["origin", "dest"], 24, p90=t.Float64),
+        view("ratings", ["carrier"], 24, rating=t.Float64),
+        view("holidays", [], 24, holiday=t.Bool),
+    ]
+    request = RequestSource(
+        name="request", schema=[Field(name="departs", dtype=t.String), Field(name="distance", dtype=t.Float64)]
+    )
+    on_demand = OnDemandFeatureView(
+        name="departure",
+        sources=[request, views[1]],
+        schema=[
+            Field(name="hour", dtype=t.Int64),
+            Field(name="km", dtype=t.Float64),
+            Field(name="celsius", dtype=t.Float64),
+        ],
+        mode="python",
+        feature_transformation=PythonTransformation(udf=since_departure, udf_string="since_departure"),
+    )
+    service = FeatureService(name="flights_v1", features=[*views, on_demand])
+    bare = FeatureService(name="origins", features=[views[0]])
+    return [*entities.values(), *views, on_demand, service, bare]
+
+
+def row(**changes) -> dict:
+    """A request row that everything is known for."""
+    known = {"origin": "EWR", "dest": "SFO", "tailnum": "N1", "carrier": 7}
+    return {**known, "departs": "2013-07-01T09:30", "distance": 2565.0, **changes}
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def redis_server(folder: Path, port: int | None = None):
+    """A Redis of our own on a random loopback port; its port."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed (Debian package redis-server)")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 60.0) -> None:
+    """Return when something listens; an AssertionError if the process ends before, or it takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens on port {port}; exit code {process.poll()}")
