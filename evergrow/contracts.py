@@ -158,7 +158,7 @@ class TrainedModel(Value):
     """A fitted model as a directory: its bundle. `bundle.json` is this value.
 
     Beside it: `model.skops` (the fitted scikit-learn estimator), `model.onnx` where the conversion was proved equal
-    on the golden rows, and `golden.json`.
+    on the golden rows, `golden.json`, and `background.npy` (rows that explanations are relative to).
     """
 
     model: str
@@ -175,6 +175,7 @@ class TrainedModel(Value):
     backend: Literal["onnx", "scikit-learn"]
     backend_reason: str = Field(description="why that backend: the largest difference seen, or what failed")
     prior: float = Field(description="mean of the label over the rows fitted on")
+    package: str = Field(default="", description="the estimator's own package: its classes are trusted on reading")
     feature_service: str
     requirements: tuple[str, ...] = Field(description="name==version of what is needed to load and predict")
 

@@ -1,0 +1,257 @@
+"""Fit, calibrate, convert and bundle: from a training set to a model that can be served."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evergrow.contracts import EVENT_TIMESTAMP, Golden, TrainedModel, TrainingSet
+from evergrow.data import training_set as training_sets
+from evergrow.errors import DataError, RequestError, ServingError, SpecError
+from evergrow.importing import load_object
+from evergrow.learning import bundle, onnx_conversion, skops_file
+from evergrow.learning.bundle import Bundle, Score
+from evergrow.learning.calibrate import fit_calibration
+from evergrow.learning.identity import identify, own_package
+from evergrow.learning.losses import row_losses
+from evergrow.learning.onnx_conversion import TOLERANCE, Conversion
+from evergrow.learning.parts import check_fit, labels, split
+from evergrow.learning.search import Trial, search, write_trials
+from evergrow.learning.vector import Vectoriser, levels
+from evergrow.spec import ContinualModel
+
+__all__ = ["fit", "identify"]
+
+BACKGROUND_ROWS = 32
+GOLDEN_ROWS = 16
+PROOF_ROWS = 4096
+ENTRYPOINT = "spec.training.estimator.entrypoint"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows, and the same as an estimator takes them: X float32 [n, k], y float64 [n]."""
+
+    rows: pd.DataFrame
+    X: NDArray[np.float32]
+    y: NDArray[np.float64]
+
+
+def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
+    """Fit what the document describes and write its bundle; the same identity gives the same bytes.
+
+    Args:
+        model: the document.
+        training_set: directory of a TrainingSet.
+        out: directory the bundle is written into.
+
+    Raises:
+        NotEnoughData: a part has too few rows, or one class only.
+        DataError: a label or feature is not what the training set says.
+        SpecError: the estimator cannot be built, fitted, asked with missing values, or saved.
+    """
+    build_estimator(model, model.spec.training.estimator.parameters)  # what is wrong with it is told at once
+    about, rows = training_sets.read(training_set)
+    cut = split(about, rows)
+    categories = {f.name: levels(cut.fit[f.name]) for f in about.features if f.kind == "categorical"}
+    vectoriser = Vectoriser(about.features, categories)
+    fitting = _part(about, vectoriser, cut.fit, "rows before the calibration")
+    calibrating = None
+    if model.spec.training.calibration != "none" or model.spec.training.search:
+        calibrating = _part(about, vectoriser, cut.calibration, "rows between calibration's start and the holdout")
+    with single_threaded():
+        parameters, trials = _parameters(model, fitting, calibrating)
+        estimator = _fitted(model, parameters, fitting)
+        info = _write(model, about, vectoriser, categories, estimator, fitting, calibrating, out)
+    if trials:
+        write_trials(out, trials)
+    return info
+
+
+def _part(about: TrainingSet, vectoriser: Vectoriser, rows: pd.DataFrame, name: str) -> Part:
+    y = labels(about, rows)
+    check_fit(about, y, name)
+    try:
+        return Part(rows, vectoriser.columns(rows), y)
+    except RequestError as error:
+        raise DataError(f"training set: {error}") from error
+
+
+def _parameters(
+    model: ContinualModel, fitting: Part, calibrating: Part | None
+) -> tuple[Mapping[str, Any], tuple[Trial, ...]]:
+    """The estimator's parameters, and the trials by which they were found."""
+    training = model.spec.training
+    given = dict(training.estimator.parameters)
+    if training.search is None or calibrating is None:
+        return given, ()
+
+    def loss(parameters: Mapping[str, Any]) -> float:
+        score = bundle.estimator_score(_fitted(model, {**given, **parameters}, fitting))
+        return float(row_losses(model.spec.evaluation.gate.metric, calibrating.y, score(calibrating.X)).mean())
+
+    found = search(training.search, training.seed, loss)
+    return {**given, **found.parameters}, found.trials
+
+
+def _fitted(model: ContinualModel, parameters: Mapping[str, Any], fitting: Part) -> Any:
+    estimator = build_estimator(model, parameters)
+    y = fitting.y.astype(np.int64) if model.spec.task == "binary-classification" else fitting.y
+    try:
+        return estimator.fit(fitting.X, y)
+    except ValueError as error:
+        raise SpecError(
+            f"{ENTRYPOINT}: fitting failed: {error}",
+            hint="missing features are NaN: put a SimpleImputer before an estimator that takes none",
+        ) from error
+
+
+def build_estimator(model: ContinualModel, parameters: Mapping[str, Any]) -> Any:
+    """The unfitted estimator, every random state that was left open seeded.
+
+    Raises:
+        SpecError: the entrypoint does not exist, refuses the parameters, or gives something unfit for the task.
+    """
+    entrypoint = model.spec.training.estimator.entrypoint
+    build = load_object(entrypoint, ENTRYPOINT)
+    try:
+        estimator = build(**parameters)
+    except TypeError as error:
+        raise SpecError(f"spec.training.estimator.parameters: {entrypoint!r} refuses them: {error}") from error
+    needed = "predict_proba" if model.spec.task == "binary-classification" else "predict"
+    if not hasattr(estimator, needed):
+        raise SpecError(f"{ENTRYPOINT}: must give an estimator with `{needed}`, found {type(estimator).__name__}")
+    states = [k for k, v in estimator.get_params().items() if k.split("__")[-1] == "random_state" and v is None]
+    return estimator.set_params(**dict.fromkeys(states, model.spec.training.seed))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Run native code on one thread: sums in another order are other bytes.
+
+    Reaches the libraries that are loaded by now, so the estimator's must have been imported.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*feature names.*")
+        yield
+
+
+def _write(
+    model: ContinualModel,
+    about: TrainingSet,
+    vectoriser: Vectoriser,
+    categories: Mapping[str, tuple[str, ...]],
+    estimator: Any,
+    fitting: Part,
+    calibrating: Part | None,
+    out: Path,
+) -> TrainedModel:
+    """Save, convert, calibrate and describe a fitted estimator; gives what the bundle says of itself."""
+    reference = bundle.estimator_score(estimator)
+    probes = golden_rows(about, fitting.rows)
+    scale = 1.0 if about.task == "binary-classification" else max(float(np.std(fitting.y)), 1e-12)
+    conversion = _converted(about, estimator, reference, np.vstack([vectoriser.rows(probes), fitting.X]), scale)
+    numbers: Mapping[str, Any] = {"kind": "none"}
+    if calibrating is not None:
+        numbers = fit_calibration(model.spec.training.calibration, reference(calibrating.X), calibrating.y)
+    asked = fitting.rows[EVENT_TIMESTAMP]
+    info = TrainedModel(
+        model=model.name,
+        task=about.task,
+        identity=identify(model, about),
+        features=about.features,
+        categories=categories,
+        calibration=numbers,
+        trained_on=(asked.min(), asked.max()),
+        as_of=about.as_of,
+        rows=len(fitting.rows),
+        backend="onnx" if conversion.model is not None else "scikit-learn",
+        backend_reason=conversion.reason,
+        prior=float(fitting.y.mean()),
+        feature_service=model.spec.features.service,
+        requirements=_requirements(onnx=conversion.model is not None),
+        package=own_package(model),
+    )
+    score = reference if conversion.model is None else bundle.onnx_score(conversion.model)
+    answers = Bundle(out, info, score).predict(vectoriser.rows(probes))
+    golden = Golden(features=probes, scores=tuple(answers.tolist()), tolerance=TOLERANCE * scale)
+    files = {bundle.SKOPS: _saved(model, estimator), bundle.BACKGROUND: _npy(_spread(fitting.X, BACKGROUND_ROWS))}
+    if conversion.model is not None:
+        files[bundle.ONNX] = conversion.model
+    bundle.write(out, info, files, golden)
+    return info
+
+
+def _converted(
+    about: TrainingSet, estimator: Any, reference: Score, X: NDArray[np.float32], scale: float
+) -> Conversion:
+    """The proved ONNX model, or why there is none; the golden rows come first in `X`."""
+    X = np.vstack([X[:GOLDEN_ROWS], _spread(X[GOLDEN_ROWS:], PROOF_ROWS)])
+    try:
+        expected = reference(X)
+    except ValueError as error:
+        raise SpecError(
+            f"{ENTRYPOINT}: the estimator must answer rows with missing features: {error}",
+            hint="put a SimpleImputer before it: a feature may be missing or unseen in any request",
+        ) from error
+    output = "probabilities" if about.task == "binary-classification" else "variable"
+    try:
+        converted = onnx_conversion.convert(estimator, X.shape[1], output)
+        return onnx_conversion.prove(converted, bundle.onnx_score, expected, X, scale)
+    except Exception as error:  # skl2onnx and ONNX Runtime raise anything on what they cannot convert or run
+        return Conversion(None, f"no ONNX: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def golden_rows(about: TrainingSet, rows: pd.DataFrame) -> tuple[dict[str, float | str | None], ...]:
+    """GOLDEN_ROWS requests, spread over the rows fitted on; the last have unseen levels, or nothing at all."""
+    names = [f.name for f in about.features]
+    picked = rows.iloc[np.linspace(0, len(rows) - 1, GOLDEN_ROWS).astype(int)][names]
+    columns = [[_plain(value) for value in picked[name]] for name in names]
+    golden = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    golden[-2] |= {f.name: "never fitted on" for f in about.features if f.kind == "categorical"}
+    golden[-1] |= dict.fromkeys(names)
+    return tuple(golden)
+
+
+def _plain(value: Any) -> float | str | None:
+    if isinstance(value, str):
+        return value
+    return None if pd.isna(value) else float(value)
+
+
+def _spread(X: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """At most so many rows, evenly spread; rows come sorted by time."""
+    return X if len(X) <= rows else X[np.linspace(0, len(X) - 1, rows).astype(int)]
+
+
+def _saved(model: ContinualModel, estimator: Any) -> bytes:
+    """The estimator as a skops file that is known to be readable."""
+    try:
+        saved = skops_file.dumps(estimator)
+        skops_file.loads(saved, own_package(model))
+    except (ServingError, TypeError, ValueError) as error:
+        raise SpecError(f"{ENTRYPOINT}: the estimator cannot be saved: {error}") from error
+    return saved
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _requirements(*, onnx: bool) -> tuple[str, ...]:
+    names = ["numpy", "pydantic", *(["onnxruntime"] if onnx else ["scikit-learn", "skops", "threadpoolctl"])]
+    return tuple(f"{name}=={importlib.metadata.version(name)}" for name in names)

@@ -1,0 +1,1 @@
+"""Tests. A package, since some installed distributions bring a `tests` of their own."""

@@ -1,0 +1,45 @@
+"""Estimators that tests fit."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def boosted(**parameters):
+    return HistGradientBoostingClassifier(**{"max_iter": 20, "early_stopping": False, **parameters})
+
+
+def boosted_on_categories():
+    return HistGradientBoostingClassifier(max_iter=20, early_stopping=False, categorical_features=[2])
+
+
+def boosted_regressor(**parameters):
+    return HistGradientBoostingRegressor(**{"max_iter": 20, "early_stopping": False, **parameters})
+
+
+def logistic(C=1.0):
+    return make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(C=C))
+
+
+def logistic_without_imputer():
+    return LogisticRegression()
+
+
+class Blind(ClassifierMixin, BaseEstimator):
+    """Answers the training labels' mean, whatever it is asked."""
+
+    def fit(self, X, y):
+        self.classes_ = np.array([0, 1])
+        self.mean_ = float(np.mean(y))
+        return self
+
+    def predict_proba(self, X):
+        return np.tile([1 - self.mean_, self.mean_], (len(X), 1))
+
+
+def blind():
+    return Blind()
