@@ -117,5 +117,3 @@ def failure(events: list[Event]) -> EvergrowError | None:
                 hint="it was killed; if the machine ran out of memory, the kernel's log says so",
             )
     return None
-
-

@@ -20,7 +20,8 @@ from evergrow.spec import parse
 def main(spec: Mapping[str, Any], version: str, model: str, report: str) -> str:
     """Promote `version` to champion and serve it; returns the directory it is served from.
 
-    The server's directory is complete before the alias moves: what the registry calls champion can be served.
+    In an order that is safe to be killed in: all that can fail is made ready, then the promotion is on record, then
+    the version is served. Running it again completes what was cut off.
 
     Args:
         spec: the document.
@@ -46,7 +47,9 @@ def main(spec: Mapping[str, Any], version: str, model: str, report: str) -> str:
             f"found {judged.verdict.outcome} of identity {judged.identity[:12]}"
         )
     service = plan(FeastStore(environment).feast, document.spec.features.service)
-    where = LocalServing(environment.serving(document.name), document, service).deploy(found, Path(model))
+    serving = LocalServing(environment.serving(document.name), document, service)
+    serving.prepare(found, Path(model))
     registry.promote(found, judged.verdict.reason, datetime.now(UTC))
+    where = serving.deploy(found, Path(model))
     note("deploy", f"version {version} is the champion, served from {where}")
     return where

@@ -21,6 +21,7 @@ from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, RegistryError
 from evergrow.learning.bundle import bundle_digest
+from evergrow.learning.search import read_trials
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOADER = "evergrow.learning.bundle"
@@ -217,6 +218,7 @@ class MlflowRegistry:
     ) -> ModelVersion:
         with self._run(trained) as run_id:
             self._log(run_id, trained, report, document)
+            self._log_search(run_id, bundle)
             uri = self._log_model(bundle, trained)
             if card:
                 self._client.log_text(run_id, card, "card.md")
@@ -278,6 +280,21 @@ class MlflowRegistry:
             profile=f'{{"num_rows": {trained.rows}}}',
         )
         self._client.log_inputs(run_id, [DatasetInput(rows, tags=[InputTag("mlflow.data.context", "training")])])
+
+    def _log_search(self, run_id: str, bundle: Path) -> None:
+        """A hyper-parameter search as nested runs, one a trial."""
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        experiment = self._client.get_run(run_id).info.experiment_id
+        for trial in read_trials(bundle):
+            run = self._client.create_run(
+                experiment, run_name=f"trial-{trial.number}", tags={MLFLOW_PARENT_RUN_ID: run_id}
+            ).info.run_id
+            for name, value in trial.parameters.items():
+                self._client.log_param(run, name, value)
+            if trial.loss is not None:
+                self._client.log_metric(run, "loss", trial.loss)
+            self._client.set_terminated(run, "FINISHED" if trial.loss is not None else "FAILED")
 
     def _log_model(self, bundle: Path, trained: TrainedModel) -> str:
         import mlflow.pyfunc

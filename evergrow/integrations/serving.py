@@ -27,12 +27,17 @@ class LocalServing:
         self.model = model
         self.plan = plan
 
-    def deploy(self, version: ModelVersion, bundle: Path) -> str:
-        """Make `version` the one served; returns its directory. Doing it again changes nothing."""
+    def prepare(self, version: ModelVersion, bundle: Path) -> Path:
+        """Write the version's directory, whole, without serving it yet. Doing it again changes nothing."""
         described = {FEATURES: self.plan, SERVING: self._about(version)}
         directory = self._directory(version, described)
         if not directory.exists():
             self._write(directory, described, bundle)
+        return directory
+
+    def deploy(self, version: ModelVersion, bundle: Path) -> str:
+        """Make `version` the one served; returns its directory."""
+        directory = self.prepare(version, bundle)
         self._point_at(directory)
         return str(directory)
 

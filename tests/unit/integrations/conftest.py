@@ -1,49 +1,41 @@
-"""Small Feast repositories to try things on."""
+"""Both registries, for the laws that hold for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
-from feast import FeatureStore, RepoConfig
 
-ASOF = {"type": "evergrow.integrations.feast_offline.AsofOfflineStore", "memory_limit": "500MB", "threads": 1}
-
-
-@pytest.fixture(scope="session")
-def feature_store() -> Callable[..., FeatureStore]:
-    """Makes a feature store in a folder, with the definitions applied to it."""
-
-    def make(folder: Path, definitions: list[object], offline: dict[str, object] = ASOF) -> FeatureStore:
-        config = RepoConfig(
-            project="test",
-            provider="local",
-            registry=str(folder / "registry.db"),
-            online_store={"type": "sqlite", "path": str(folder / "online.db")},
-            offline_store=offline,
-            entity_key_serialization_version=3,
-        )
-        config.repo_path = folder
-        store = FeatureStore(config=config)
-        store.apply(definitions)
-        return store
-
-    return make
-
-
-def rows(path: Path, **columns: object) -> Path:
-    """Write a parquet file; timestamps may be text."""
-    frame = pd.DataFrame(columns)
-    for name in ("event_timestamp", "created_timestamp"):
-        if name in frame:
-            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
-    frame.to_parquet(path, index=False)
-    return path
+from evergrow.environment import Environment
+from evergrow.integrations.memory import FixedClock, MemoryRegistry
+from evergrow.integrations.mlflow import MlflowRegistry
+from tests.unit.integrations.builders import AS_OF
 
 
 @pytest.fixture(scope="session")
-def write_rows() -> Callable[..., Path]:
-    """Writes rows, given as columns, to a parquet file."""
-    return rows
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database after its migrations, which take seconds: made once and copied."""
+    home = tmp_path_factory.mktemp("mlflow")
+    registry = MlflowRegistry(Environment.read({"EVERGROW_HOME": str(home)}))
+    registry._client.search_registered_models()
+    return home / "mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def mlflow_registry(empty_mlflow: Path, tmp_path: Path) -> MlflowRegistry:
+    environment = Environment.read({"EVERGROW_HOME": str(tmp_path / "home")})
+    (tmp_path / "home" / "mlflow").mkdir(parents=True)
+    shutil.copy(empty_mlflow, tmp_path / "home" / "mlflow" / "mlflow.db")
+    return MlflowRegistry(environment, actor="ada")
+
+
+@pytest.fixture
+def memory_registry(tmp_path: Path) -> MemoryRegistry:
+    return MemoryRegistry(tmp_path / "memory", FixedClock(AS_OF), actor="ada")
+
+
+@pytest.fixture(params=["mlflow_registry", "memory_registry"])
+def registry(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
