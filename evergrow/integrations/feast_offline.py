@@ -27,7 +27,7 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
@@ -80,7 +80,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
 
 @contextmanager
-def _connection(config: RepoConfig, timeout: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(config: RepoConfig, timeout: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database of one query: in memory up to the limit, then in a directory that goes when it is done."""
     settings: AsofOfflineStoreConfig = config.offline_store
     with tempfile.TemporaryDirectory(prefix="asof-", dir=settings.temp_directory) as spill:
@@ -131,9 +131,9 @@ def _scan(source: FileSource, config: RepoConfig, db: duckdb.DuckDBPyConnection)
     return f"read_parquet({literal(location)}, file_row_number=true)", ("file_row_number",)
 
 
-def _original_names(source: DataSource) -> Mapping[str, str]:
+def in_file(source: DataSource, name: str) -> str:
     """What a column is called in the file, by what Feast calls it."""
-    return {new: old for old, new in source.field_mapping.items()}
+    return str({new: old for old, new in source.field_mapping.items()}.get(name, name))
 
 
 def _view(
@@ -142,23 +142,21 @@ def _view(
     """What the join needs to know of a feature view, of which `references` ("view:feature") are asked."""
     source = view.batch_source
     _location(source, config)
-    original = _original_names(source)
     scan, order = _scan(source, config, db)
     keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
     prefix = f"{view.projection.name_to_use()}:"
     asked = [reference.removeprefix(prefix) for reference in references if reference.startswith(prefix)]
     shown = f"{view.projection.name_alias or view.name}__" if full_names else ""
-    created = source.created_timestamp_column
     return View(
         source=Source(
             scan=scan,
             order=order,
-            keys=tuple(original.get(key, key) for key in keys),
-            event=original.get(source.timestamp_field, source.timestamp_field),
-            created=original.get(created, created) or None,
+            keys=tuple(in_file(source, key) for key in keys),
+            event=in_file(source, source.timestamp_field),
+            created=in_file(source, source.created_timestamp_column) or None,
         ),
         entity_keys=tuple(view.projection.join_key_map.get(key, key) for key in keys),
-        features={original.get(name, name): f"{shown}{name}" for name in asked},
+        features={in_file(source, name): f"{shown}{name}" for name in asked},
         ttl=view.ttl or None,
     )
 
@@ -202,11 +200,11 @@ class _ParquetJob(RetrievalJob):  # type: ignore[misc]
 
     def to_sql(self) -> str:
         """The SQL that runs, over the tables this job registers."""
-        with _connection(self._config, None) as db:
+        with connection(self._config) as db:
             return self._prepare(db)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        with _connection(self._config, timeout) as db:
+        with connection(self._config, timeout) as db:
             return db.sql(self._prepare(db)).to_arrow_table()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
@@ -224,11 +222,11 @@ class _ParquetJob(RetrievalJob):  # type: ignore[misc]
             raise SavedDatasetLocationAlreadyExists(location=str(path))
         if self._on_demand:
             table = self.to_arrow(timeout=timeout)
-            _replace(path, table.schema, table.to_batches())
+            write_parquet(path, table.to_reader())
             return
-        with _connection(self._config, timeout) as db:
+        with connection(self._config, timeout) as db:
             reader = db.sql(self._prepare(db)).to_arrow_reader(_ROWS_AT_A_TIME)
-            _replace(path, reader.schema, reader)
+            write_parquet(path, reader)
 
 
 class _PullJob(_ParquetJob):
@@ -267,7 +265,7 @@ class _AsofJob(_ParquetJob):
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         """One view after the other, so that only one join at a time needs memory; entity columns stay as given."""
-        with _connection(self._config, timeout) as db:
+        with connection(self._config, timeout) as db:
             table = self._register_entities(db)
             if table is None:
                 table = db.sql("SELECT * FROM entity_df ORDER BY rowid").to_arrow_table()
@@ -322,13 +320,21 @@ def _event_column(entities: pd.DataFrame) -> str:
 _ROWS_AT_A_TIME = 100_000
 
 
-def _replace(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write a parquet file aside and put it in place at once: a reader sees the old one or the new one."""
+def write_parquet(
+    path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = None
+) -> None:
+    """Write a parquet file aside and put it in place at once: a reader sees the old one or the new one.
+
+    Args:
+        path: of the file; its folder is made.
+        batches: a reader of record batches, or any batches with their `schema`. Each becomes a row group.
+        schema: of `batches`, unless they are a reader, which has it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("wb") as file:
-            with pq.ParquetWriter(file, schema) as writer:
+            with pq.ParquetWriter(file, schema or getattr(batches, "schema")) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
             file.flush()
@@ -446,10 +452,10 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
             )
         new = table.select(expected.names).cast(expected)
         if path.is_dir():
-            _replace(path / f"{uuid.uuid4().hex}.parquet", expected, new.to_batches())
+            write_parquet(path / f"{uuid.uuid4().hex}.parquet", new.to_reader())
         else:
             with _locked(path):
-                _replace(path, expected, chain(_batches(path, expected), new.to_batches()))
+                write_parquet(path, chain(_batches(path, expected), new.to_batches()), expected)
         if progress:
             progress(table.num_rows)
 
@@ -467,7 +473,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
             raise ValueError("AsofOfflineStore logs to a FileLoggingDestination without partition_by only")
         table = pq.read_table(data) if isinstance(data, Path) else data
         directory = Path(_location(destination.to_data_source(), config))
-        _replace(directory / f"{uuid.uuid4().hex}.parquet", table.schema, table.to_batches())
+        write_parquet(directory / f"{uuid.uuid4().hex}.parquet", table.to_reader())
 
 
 def _selected(keys: list[str], features: list[str], event: str, created: str | None) -> list[str]:
