@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -308,6 +312,21 @@ def test_a_newer_pushed_value_is_not_overwritten_by_an_older_one(store: FeastSto
     write_data(store.environment, seed=9)
     store.materialize("flights", until + timedelta(hours=1))
     assert online(store, all_keys(until))["delay_mean"][0] == 77.0
+
+
+@pytest.mark.slow
+def test_a_materialization_killed_at_any_point_is_finished_by_the_next(store: FeastStore) -> None:
+    script = Path(__file__).with_name("kill_materialization.py")
+    run = subprocess.run(
+        [sys.executable, script, store.environment.home.parent],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    points, half_way = map(int, re.findall(r"\d+", run.stdout.splitlines()[-1]))
+    assert points > 30
+    assert half_way > 5
 
 
 def test_a_naive_instant_is_refused(store: FeastStore) -> None:
