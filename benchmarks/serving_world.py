@@ -1,5 +1,6 @@
 """A small feature store with every value type the server reads, written by Feast itself into SQLite or Redis."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -139,10 +140,70 @@ def declarations(folder: Path) -> list:
     return [*entities.values(), *views, on_demand, service, bare]
 
 
+FEATURES = {
+    **dict.fromkeys(("mean_delay", "flights", "temperature", "seats", "p90", "rating"), "numeric"),
+    **dict.fromkeys(("hour", "km", "celsius", "gusty", "passengers"), "numeric"),
+    **dict.fromkeys(("origin", "sky"), "categorical"),
+}
+"""What the model takes: stored and on-demand features, an entity key, and "passengers" that only a request knows."""
+
+LEVELS = {"origin": ("EWR", "JFK", "LGA"), "sky": ("clear", "rain")}
+
+
+def write_bundle(path: Path, seed: int = 0) -> None:
+    """Boosted trees on random rows of FEATURES, as a bundle that runs on ONNX."""
+    import io
+
+    import numpy as np
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from evergrow.contracts import Feature, Golden, Identity, TrainedModel
+    from evergrow.learning import bundle, onnx_conversion, skops_file
+
+    random = np.random.default_rng(seed)
+    X = random.normal(size=(2000, len(FEATURES))).astype(np.float32) * 50
+    X[random.random(X.shape) < 0.1] = np.nan
+    estimator = HistGradientBoostingClassifier(random_state=0).fit(X, np.nansum(X, axis=1) > 0)
+    background = io.BytesIO()
+    np.save(background, X[:16])
+    info = TrainedModel(
+        model="delays",
+        task="binary-classification",
+        identity=Identity(code="c", data="d", features="f", parameters="p", seed=seed),
+        features=[Feature(name=name, kind=kind) for name, kind in FEATURES.items()],
+        categories=LEVELS,
+        calibration={"kind": "sigmoid", "slope": -1.2, "intercept": 0.1},
+        trained_on=(NOW, NOW),
+        as_of=NOW,
+        rows=len(X),
+        backend="onnx",
+        backend_reason="synthetic",
+        prior=0.5,
+        feature_service="flights_v1",
+        requirements=(),
+    )
+    model = onnx_conversion.convert(estimator, len(FEATURES), "probabilities")
+    asked = [{"temperature": 60.0 + i, "origin": "EWR", "flights": 3.0 * i, "sky": None} for i in range(5)]
+    loaded = bundle.Bundle(path, info, bundle.onnx_score(model))
+    golden = Golden(features=asked, scores=loaded.predict(loaded.vector(asked)).tolist(), tolerance=1e-5)
+    files = {bundle.ONNX: model, bundle.SKOPS: skops_file.dumps(estimator), bundle.BACKGROUND: background.getvalue()}
+    bundle.write(path, info, files, golden)
+
+
+def serving_directory(folder: Path, plan: dict, *, on_missing: str = "flag", max_batch: int = 50) -> Path:
+    """What a deployment writes: bundle, plan and options of "delays" version 3."""
+    write_bundle(folder / "bundle")
+    options = {"onMissing": on_missing, "maxBatch": max_batch}
+    about = {"model": "delays", "version": 3, "feature_service": "flights_v1", "serving": options}
+    (folder / "features.json").write_text(json.dumps(plan))
+    (folder / "serving.json").write_text(json.dumps(about))
+    return folder
+
+
 def row(**changes) -> dict:
     """A request row that everything is known for."""
     known = {"origin": "EWR", "dest": "SFO", "tailnum": "N1", "carrier": 7}
-    return {**known, "departs": "2013-07-01T09:30", "distance": 2565.0, **changes}
+    return {**known, "departs": "2013-07-01T09:30", "distance": 2565.0, "passengers": 100, **changes}
 
 
 def free_port() -> int:

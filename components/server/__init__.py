@@ -1,0 +1,1 @@
+"""The model server: KServe's, with a model that looks up its own features."""

@@ -1,0 +1,249 @@
+"""The model that KServe serves: rows in, online features looked up, scores with flags out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from grpc import StatusCode  # type: ignore[import-untyped]
+from grpc_interceptor.exceptions import GrpcException
+from kserve.model import InferenceVerb, Model
+from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
+
+from components.server import metrics
+from components.server.refusal import Refusal
+from components.server.request import Row, Schema, Tensor, json_tensors
+from components.server.serving_directory import ServingDirectory
+from evergrow.errors import RequestError
+from evergrow.integrations.feast_online import FeatureRow, OnlineReader
+from evergrow.integrations.online_stores import StoreUnavailable
+
+# Sampled Shapley values score hundreds of rows per row explained.
+MAX_EXPLAINED = 100
+
+_GRPC_STATUS = {
+    404: StatusCode.NOT_FOUND,
+    413: StatusCode.RESOURCE_EXHAUSTED,
+    422: StatusCode.FAILED_PRECONDITION,
+    503: StatusCode.UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The answer for some rows: one score and the flags of each."""
+
+    scores: list[float]
+    flags: list[tuple[str, ...]]
+
+
+class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
+    """One version of one model.
+
+    It is ready while its online store answers and the server is not draining; see `healthy`.
+    """
+
+    def __init__(self, served: ServingDirectory, reader: OnlineReader, offset: timedelta = timedelta()) -> None:
+        super().__init__(served.model)
+        self.version = served.version
+        self.bundle = served.bundle
+        self.schema = Schema(served.fields, served.max_batch)
+        self.reject_missing = served.on_missing == "reject"
+        self.reader = reader
+        self.draining = False
+        self.store_failure: str | None = "the online store was not asked yet"
+        self._offset = offset
+        self.ready = True
+        metrics.MODEL.labels(self.name, self.version, served.bundle.info.backend).set(1)
+
+    # -- readiness --
+
+    def start(self) -> None:
+        """Nothing is left to do: what is served was loaded and checked before."""
+
+    def load(self) -> bool:
+        """Nothing is left to do."""
+        return True
+
+    async def healthy(self) -> bool:
+        """Whether to send requests here. Answers never depend on it: who asks while we drain is still answered."""
+        return self.ready and not self.draining and self.store_failure is None
+
+    async def probe(self) -> None:
+        """Ask the online store whether it is there."""
+        try:
+            await self.reader.store.ping()
+        except StoreUnavailable as error:
+            self.note_store(str(error))
+        else:
+            self.note_store(None)
+
+    def note_store(self, failure: str | None) -> None:
+        """Remember how the online store last answered."""
+        if failure != self.store_failure:
+            metrics.STORE_UP.set(failure is None)
+        self.store_failure = failure
+
+    # -- the work --
+
+    def now(self) -> datetime:
+        """The present, or the replayed one."""
+        return datetime.now(UTC) + self._offset
+
+    async def predict_rows(self, rows: Sequence[Row]) -> Predicted:
+        """Scores and flags, in the rows' order.
+
+        Raises:
+            Refusal: the store is away (503); a row lacks something and that is to be refused (422); an on-demand
+                function cannot use a row (400).
+        """
+        started = time.perf_counter()
+        found = await self._features(rows)
+        looked_up = time.perf_counter()
+        scores = self.bundle.predict(self._vector(found)).tolist()
+        ended = time.perf_counter()
+        flags = [row.flags for row in found]
+        self._observe(flags, looked_up - started, ended - looked_up)
+        return Predicted(scores, flags)
+
+    async def explain_rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Per row its score, the base score, and how much each feature moved it from there to here."""
+        if len(rows) > MAX_EXPLAINED:
+            raise Refusal(413, f"instances: at most {MAX_EXPLAINED} rows are explained at once, found {len(rows)}")
+        found = await self._features(rows)
+        X = self._vector(found)
+        scores = self.bundle.predict(X).tolist()
+        shares = await asyncio.to_thread(self.bundle.explain, X)
+        names = [feature.name for feature in self.bundle.info.features]
+        return [
+            {
+                "prediction": score,
+                "base": self.bundle.base_score,
+                "attributions": dict(zip(names, share, strict=True)),
+                "flags": row.flags,
+            }
+            for score, share, row in zip(scores, shares.tolist(), found, strict=True)
+        ]
+
+    async def _features(self, rows: Sequence[Row]) -> list[FeatureRow]:
+        try:
+            found = await self.reader.read_async(rows, self.now())
+        except StoreUnavailable as error:
+            self.note_store(str(error))
+            raise Refusal(503, f"{error}; try again", "store") from error
+        except RequestError as error:
+            raise Refusal(400, str(error)) from error
+        if self.reject_missing:
+            for index, row in enumerate(found):
+                if row.flags:
+                    lacks = ", ".join(row.flags)
+                    raise Refusal(422, f"instances[{index}]: {lacks}; `serving.onMissing` is reject", "missing")
+        return found
+
+    def _vector(self, found: Sequence[FeatureRow]) -> Any:
+        try:
+            return self.bundle.vector([row.values for row in found])
+        except RequestError as error:
+            raise Refusal(400, str(error)) from error
+
+    def _observe(self, flags: list[tuple[str, ...]], features: float, model: float) -> None:
+        metrics.FEATURES_SECONDS.observe(features)
+        metrics.MODEL_SECONDS.observe(model)
+        metrics.ROWS.inc(len(flags))
+        if any(flags):
+            metrics.count_flags(flags)
+
+    # -- the protocols --
+
+    async def answer_v1(self, body: Any, request_id: str) -> dict[str, Any]:
+        """A V1 prediction: parallel lists of predictions and flags."""
+        predicted = await self.predict_rows(self.schema.v1(body))
+        return {
+            "predictions": predicted.scores,
+            "flags": predicted.flags,
+            "model_name": self.name,
+            "model_version": self.version,
+            "id": request_id or uuid4().hex,
+        }
+
+    async def answer_explain(self, body: Any, request_id: str) -> dict[str, Any]:
+        """A V1 explanation."""
+        explanations = await self.explain_rows(self.schema.v1(body))
+        return {
+            "explanations": explanations,
+            "model_name": self.name,
+            "model_version": self.version,
+            "id": request_id or uuid4().hex,
+        }
+
+    async def answer_v2(self, body: Any, request_id: str) -> dict[str, Any]:
+        """A V2 prediction: tensors `score` (FP64) and `flags` (BYTES, joined by commas)."""
+        predicted = await self.predict_rows(self.schema.v2(json_tensors(body)))
+        asked = body.get("id")
+        return {
+            "model_name": self.name,
+            "model_version": self.version,
+            "id": asked if isinstance(asked, str) and asked else request_id or uuid4().hex,
+            "outputs": [
+                _tensor("score", "FP64", predicted.scores),
+                _tensor("flags", "BYTES", [",".join(flags) for flags in predicted.flags]),
+            ],
+        }
+
+    async def __call__(
+        self, body: Any, headers: dict[str, str] | None = None, verb: InferenceVerb = InferenceVerb.PREDICT
+    ) -> Any:
+        """KServe's own way in, which gRPC takes: an InferRequest (V2), or a dict (V1)."""
+        request_id = (headers or {}).get("x-request-id", "")
+        if not isinstance(body, InferRequest):
+            answer = self.answer_explain if verb is InferenceVerb.EXPLAIN else self.answer_v1
+            return await answer(body, request_id), {}
+        try:
+            rows = self.schema.v2([_from_infer_input(tensor) for tensor in body.inputs])
+            predicted = await self.predict_rows(rows)
+        except Refusal as refusal:
+            metrics.count_request("grpc", refusal.status)
+            status = _GRPC_STATUS.get(refusal.status, StatusCode.INVALID_ARGUMENT)
+            raise GrpcException(status_code=status, details=refusal.message) from refusal
+        metrics.count_request("grpc", 200)
+        return self._infer_response(predicted, body.id or request_id or uuid4().hex), {}
+
+    def _infer_response(self, predicted: Predicted, request_id: str) -> InferResponse:
+        score = InferOutput("score", [len(predicted.scores)], "FP64")
+        score.set_data_from_numpy(np.array(predicted.scores, dtype=np.float64), binary_data=False)
+        flags = InferOutput("flags", [len(predicted.flags)], "BYTES")
+        flags.set_data_from_numpy(np.array([",".join(f) for f in predicted.flags], dtype=object), binary_data=False)
+        return InferResponse(
+            response_id=request_id, model_name=self.name, model_version=self.version, infer_outputs=[score, flags]
+        )
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The V2 metadata of the inputs."""
+        return self.schema.tensors()
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The V2 metadata of the outputs."""
+        return [
+            {"name": "score", "datatype": "FP64", "shape": [-1]},
+            {"name": "flags", "datatype": "BYTES", "shape": [-1]},
+        ]
+
+
+def _tensor(name: str, datatype: str, data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": [len(data)], "datatype": datatype, "data": data}
+
+
+def _from_infer_input(tensor: Any) -> Tensor:
+    """A gRPC input; raw contents are little-endian bytes."""
+    try:
+        data = tensor.data if tensor.data is not None and len(tensor.data) else tensor.as_numpy().reshape(-1).tolist()
+    except Exception as error:
+        message = f"input {tensor.name}: contents must be {tensor.datatype} of shape {tensor.shape}: {error}"
+        raise Refusal(400, message) from error
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, data)

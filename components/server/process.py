@@ -1,0 +1,155 @@
+"""The server's process: KServe's ModelServer with our routes, honest readiness and a drain that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import logging.config
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from kserve.model_repository import ModelRepository
+from kserve.model_server import ModelServer, app
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from components.server.model import PredictionModel
+from components.server.routes import Routes
+from components.server.serving_directory import ServingDirectory
+from evergrow.integrations.feast_online import OnlineReader
+
+PROBE_SECONDS = 1.0
+
+logger = logging.getLogger("evergrow.server")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve.
+
+    Attributes:
+        model_dir: a serving directory.
+        grpc_port: 0 for no gRPC.
+        now: the instant that the server takes the present for when it starts; None for the real one.
+        drain_seconds: how long to go on answering after SIGTERM, while load balancers learn that we are not ready.
+        grace_seconds: how long to wait for answers under way after that.
+        store_url: the online store, instead of the plan's.
+    """
+
+    model_dir: Path
+    host: str = "0.0.0.0"  # noqa: S104 - a container's port is published by whoever runs it
+    http_port: int = 8080
+    grpc_port: int = 8081
+    now: datetime | None = None
+    drain_seconds: float = 5.0
+    grace_seconds: int = 25
+    store_url: str | None = None
+
+
+def serve(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ServingError: the directory cannot be served; the server was never ready.
+    """
+    configure_logging()
+    served = ServingDirectory.load(options.model_dir)
+    offset = options.now - datetime.now(UTC) if options.now else timedelta()
+    model = PredictionModel(served, OnlineReader.open(served.plan, options.store_url), offset)
+    server = Server(model, options)
+    server.servers.append(watch(model, options.drain_seconds))
+    logger.warning("serving %s version %s on port %d", model.name, model.version, options.http_port)
+    server.start([model])
+
+
+class HonestDataPlane(DataPlane):  # type: ignore[misc]  # KServe has no types
+    """KServe's calls a server ready that has a model which is not."""
+
+    async def ready(self) -> bool:
+        """Whether every model is."""
+        models = self.model_registry.get_models()
+        return bool(models) and all([await model.healthy() for model in models.values()])
+
+
+class Server(ModelServer):  # type: ignore[misc]  # KServe has no types
+    """KServe's model server, with our routes in front of its application."""
+
+    def __init__(self, model: PredictionModel, options: Options) -> None:
+        repository = ModelRepository()
+        super().__init__(
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            enable_grpc=options.grpc_port != 0,
+            registered_models=repository,
+            enable_latency_logging=False,
+            grace_period=options.grace_seconds,
+        )
+        self.dataplane = HonestDataPlane(model_registry=repository)
+        self.model_repository_extension = ModelRepositoryExtension(model_registry=repository)
+        self._routes = Routes(app, model)
+        self._host = options.host
+
+    def register_signal_handler(self) -> None:
+        """KServe calls this when its HTTP server is configured and not started yet."""
+        super().register_signal_handler()
+        config = self._rest_server.config
+        config.app, config.host = self._routes, self._host
+
+
+async def watch(model: PredictionModel, drain_seconds: float) -> None:
+    """Keep readiness true to the online store until told to stop; then drain, and stop the server."""
+    told = asyncio.Event()
+    probing = asyncio.ensure_future(_probe(model))
+    stop = await _take_signals(told)
+    await told.wait()
+    model.draining = True
+    logger.warning("draining for %g s: not ready, still answering", drain_seconds)
+    await asyncio.sleep(drain_seconds)
+    probing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await probing
+    stop(signal.SIGTERM, None)
+
+
+async def _probe(model: PredictionModel) -> None:
+    while True:
+        await model.probe()
+        await asyncio.sleep(PROBE_SECONDS)
+
+
+async def _take_signals(told: asyncio.Event) -> Callable[[int, Any], None]:
+    """Have signals set `told`, and return the handler that stops the HTTP server, and KServe with it, at once.
+
+    Uvicorn replaces KServe's handlers with its own when it starts, and stops accepting the moment it is told: callers
+    that a load balancer still sends would be refused.
+    """
+    kserves = signal.getsignal(signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) is kserves:
+        await asyncio.sleep(0.005)
+    uvicorns: Any = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    return uvicorns  # type: ignore[no-any-return]
+
+
+def configure_logging() -> None:
+    """One line per event on standard error; none per request."""
+    quiet = {"level": "WARNING", "handlers": ["stderr"], "propagate": False}
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "loggers": {
+                **dict.fromkeys(("evergrow", "kserve", "kserve.trace", "uvicorn"), quiet),
+                "uvicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+            },
+        }
+    )

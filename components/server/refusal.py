@@ -1,0 +1,19 @@
+"""The one exception that a caller sees."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A request that is not answered with a prediction.
+
+    Attributes:
+        status: HTTP status.
+        message: where, which rule, what was found, and how to fix it; the answer is {"error": message}.
+        reason: one word for metrics.
+    """
+
+    def __init__(self, status: int, message: str, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.reason = reason
