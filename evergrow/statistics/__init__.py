@@ -1,0 +1,1 @@
+"""Intervals and tests for means of dependent observations."""
