@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from evergrow.audit import AuditLog, Promotion
-from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel
-from evergrow.errors import RegistryError
+from evergrow.contracts import (
+    CREATED_TIMESTAMP,
+    EVENT_TIMESTAMP,
+    EvaluationReport,
+    ModelVersion,
+    TrainedModel,
+    digest,
+)
+from evergrow.errors import FeatureStoreError, RegistryError
 from evergrow.learning.bundle import bundle_digest
 
 
@@ -128,3 +139,82 @@ class MemoryRegistry:
 
     def _folder(self, version: ModelVersion) -> Path:
         return self.folder / version.model / str(version.version)
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """Feature rows of a `MemoryFeatureStore`.
+
+    Attributes:
+        rows: the keys, the features, `event_timestamp` and, if it may be later, `created_timestamp`; aware.
+        keys: columns a row to be joined has too.
+        features: columns that are joined.
+        ttl: how long a value counts; None is for ever.
+    """
+
+    rows: pd.DataFrame
+    keys: tuple[str, ...]
+    features: tuple[str, ...]
+    ttl: timedelta | None = None
+
+    def known(self, row: Mapping[Any, Any]) -> Mapping[str, Any]:
+        """The feature values known best for `row` at its `event_timestamp`; none where nothing was known."""
+        asked = row[EVENT_TIMESTAMP]
+        rows = self.rows.assign(**{CREATED_TIMESTAMP: self._created()})
+        known = rows[(rows[EVENT_TIMESTAMP] <= asked) & (rows[CREATED_TIMESTAMP] <= asked)]
+        for key in self.keys:
+            known = known[known[key] == row[key]]
+        if known.empty:
+            return {}
+        best = known.sort_values([EVENT_TIMESTAMP, CREATED_TIMESTAMP], kind="stable").iloc[-1]
+        expired = self.ttl is not None and best[EVENT_TIMESTAMP] + self.ttl < asked
+        return {} if expired else {feature: best[feature] for feature in self.features}
+
+    def _created(self) -> pd.Series:
+        event = self.rows[EVENT_TIMESTAMP]
+        created: pd.Series = self.rows.get(CREATED_TIMESTAMP, event)
+        return created.fillna(event)
+
+
+class MemoryFeatureStore:
+    """`evergrow.ports.FeatureStore` that looks at every feature row for every row: plain, exact and slow.
+
+    Args:
+        services: the views of each service; a function `f(inputs: columns) -> columns` among them is an on-demand
+            view, given the row's own columns and the features before it as lists.
+    """
+
+    def __init__(self, services: Mapping[str, Sequence[MemoryView | Callable[..., Mapping[str, list[Any]]]]]) -> None:
+        self._services = services
+
+    def history(self, service: str, entities: pd.DataFrame) -> pd.DataFrame:
+        """Add the service's features to each row of `entities` as known at its `event_timestamp`."""
+        joined = entities.reset_index(drop=True)
+        for view in self._views(service):
+            if isinstance(view, MemoryView):
+                found = [view.known(row) for row in joined.to_dict("records")]
+                new: Mapping[str, list[Any]] = {f: [row.get(f) for row in found] for f in view.features}
+            else:
+                new = view({name: _with_none(joined[name]) for name in joined})
+            joined = joined.assign(**{name: pd.Series(values).infer_objects() for name, values in new.items()})
+        return joined.set_axis(entities.index)
+
+    def digest(self, service: str) -> str:
+        """SHA-256 of the views' keys, features, types and TTLs, and of the on-demand functions' source."""
+        return digest([self._describe(view) for view in self._views(service)])
+
+    def _views(self, service: str) -> Sequence[MemoryView | Callable[..., Mapping[str, list[Any]]]]:
+        if service not in self._services:
+            raise FeatureStoreError(
+                f"there is no feature service {service!r}", hint=f"there are: {', '.join(self._services) or 'none'}"
+            )
+        return self._services[service]
+
+    def _describe(self, view: MemoryView | Callable[..., Mapping[str, list[Any]]]) -> Any:
+        if not isinstance(view, MemoryView):
+            return inspect.getsource(view)
+        return [view.keys, [(f, str(view.rows[f].dtype)) for f in view.features], str(view.ttl)]
+
+
+def _with_none(column: pd.Series) -> list[Any]:
+    return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]

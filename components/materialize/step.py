@@ -1,0 +1,32 @@
+"""Bring online what a model's features were at an instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evergrow.contracts import instant
+from evergrow.environment import Environment
+from evergrow.journal import note, step
+from evergrow.spec import parse
+
+
+@step
+def main(spec: Mapping[str, Any], as_of: str) -> Mapping[str, int]:
+    """Make the online values of the document's feature service those of `as_of`; returns rows written per view.
+
+    Running it again after it was cut off goes on where it was. An `as_of` before the last one takes the values
+    back, as a replay of the past needs it.
+
+    Raises:
+        FeatureStoreError: the service is not declared, or a store cannot be reached.
+    """
+    from evergrow.integrations.feast import FeastStore
+
+    service = parse(spec).spec.features.service
+    store = FeastStore(Environment.read())
+    store.apply()
+    written = store.materialize(service, instant(as_of), allow_earlier=True)
+    rows = ", ".join(f"{view} {count:,}" for view, count in written.items())
+    note("materialize", f"{service} as of {as_of}; rows that changed: {rows}")
+    return written
