@@ -39,9 +39,9 @@ class Event(BaseModel):
     def as_error(self) -> EvergrowError:
         """The error a failed step raised, as far as another process can raise it again."""
         kind = getattr(evergrow.errors, self.error, None)
-        known = isinstance(kind, type) and issubclass(kind, EvergrowError)
-        text = self.text if known else f"{self.error}: {self.text}"
-        return (kind if known else PipelineError)(f"step {self.step}: {text}", hint=self.hint)
+        if isinstance(kind, type) and issubclass(kind, EvergrowError):
+            return kind(f"step {self.step}: {self.text}", hint=self.hint)
+        return PipelineError(f"step {self.step}: {self.error}: {self.text}")
 
 
 class Journal:
@@ -75,8 +75,8 @@ def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **mor
 
 
 def step(main: Callable[P, R]) -> Callable[P, R]:
-    """Make `components/<name>/step.py`'s function tell the run it is part of when it starts, ends and fails."""
-    name = main.__module__.split(".")[-2]
+    """Make a function of `components/<name>/step.py` tell the run it is part of when it starts, ends and fails."""
+    name = main.__module__.split(".")[-2] if main.__name__ == "main" else main.__name__
 
     @functools.wraps(main)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -34,7 +34,7 @@ def model_card(document: ContinualModel, trained: TrainedModel, report: Evaluati
     """
     opening = readme.strip() or f"# {document.name}\n\n{document.spec.description}"
     sections = [opening, *_made_of(document, trained), *_judged(report), *_slices(report), *_weights(report)]
-    return "\n\n".join(sections + ["## Limits", _bullets(LIMITS)]) + "\n"
+    return "\n\n".join([*sections, "## Limits", _bullets(LIMITS)]) + "\n"
 
 
 def _made_of(document: ContinualModel, trained: TrainedModel) -> Iterator[str]:

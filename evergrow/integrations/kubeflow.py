@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -95,7 +96,7 @@ class LocalRunner:
 
     def _start(self, pipeline: str, folder: Path) -> subprocess.Popen[bytes]:
         with (folder / "log.txt").open("wb") as log:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603 - this Python and a module of ours
                 [sys.executable, "-m", "evergrow.integrations.kubeflow", pipeline, str(folder)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -143,10 +144,16 @@ class LocalRunner:
         log = folder / "log.txt"
         error = failure(events)
         if error is None:
-            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            error = PipelineError(f"the pipeline failed before or between its steps: {(lines or ['no output'])[-1]}")
+            said = _first_error(log.read_text(encoding="utf-8", errors="replace"))
+            error = PipelineError(f"the pipeline failed before or between its steps: {said}")
         error.hint = f"{error.hint}\n" * bool(error.hint) + f"the whole log: {log}"
         return error
+
+
+def _first_error(log: str) -> str:
+    """The line that ends the first traceback: later ones follow from it."""
+    found = re.search(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .*)$", log, re.MULTILINE)
+    return found[1] if found else (log.strip().splitlines() or ["no output"])[-1]
 
 
 def execute(pipeline: str, folder: Path) -> None:

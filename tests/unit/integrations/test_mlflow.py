@@ -17,11 +17,8 @@ def test_a_version_carries_metrics_parameters_data_card_and_signature(
     mlflow_registry: MlflowRegistry, tmp_path: Path
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    (bundle / "search.json").write_text(
-        json.dumps(
-            [{"number": 0, "parameters": {"rate": 0.1}, "loss": 2.5}, {"number": 1, "parameters": {}, "loss": None}]
-        )
-    )
+    trials = [{"number": 0, "parameters": {"rate": 0.1}, "loss": 2.5}, {"number": 1, "parameters": {}, "loss": None}]
+    (bundle / "search.json").write_text(json.dumps(trials))
     report = make_report(bundle)
     document = {"spec": {"training": {"seed": 7, "estimator": {"parameters": {"depth": 3}}}}}
     version = mlflow_registry.register(
@@ -38,8 +35,8 @@ def test_a_version_carries_metrics_parameters_data_card_and_signature(
     assert [d.dataset.digest for d in run.inputs.dataset_inputs] == ["d" * 36]
     assert run.info.status == "FINISHED"
     assert {f.path for f in client.list_artifacts(version.run_id)} == {"card.md", "evaluation"}
-    trials = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{version.run_id}'")
-    assert sorted((t.info.run_name, t.info.status, t.data.metrics.get("loss")) for t in trials) == [
+    nested = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{version.run_id}'")
+    assert sorted((t.info.run_name, t.info.status, t.data.metrics.get("loss")) for t in nested) == [
         ("trial-0", "FINISHED", 2.5),
         ("trial-1", "FAILED", None),
     ]

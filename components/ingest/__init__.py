@@ -1,0 +1,1 @@
+"""Ingest raw data."""

@@ -1,0 +1,1 @@
+"""Materialize features into the online store."""

@@ -1,0 +1,5 @@
+"""The `evergrow` command."""
+
+from evergrow.cli.app import app, main
+
+__all__ = ["app", "main"]

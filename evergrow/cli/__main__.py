@@ -1,0 +1,5 @@
+"""python -m evergrow.cli."""
+
+from evergrow.cli import main
+
+main()

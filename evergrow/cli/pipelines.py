@@ -1,0 +1,176 @@
+"""`evergrow run`, `score` and `report`: pipelines on this machine and the pages they leave."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evergrow.cli.output import Output, OutputOption, Steps, show
+from evergrow.environment import Environment
+from evergrow.errors import PipelineError, SpecError
+
+if TYPE_CHECKING:
+    from evergrow.contracts import EvaluationReport
+    from evergrow.integrations.kubeflow import Run
+    from evergrow.spec import ContinualModel
+
+GATE_DID_NOT_PASS = 10
+
+
+class Pipeline(StrEnum):
+    """The pipelines there are."""
+
+    TRAINING = "training"
+    MATERIALIZATION = "materialization"
+    BATCH_SCORING = "batch_scoring"
+
+
+File = Annotated[Path, typer.Option("--file", "-f", help="The model's document.", show_default=False)]
+AsOf = Annotated[
+    str | None,
+    typer.Option(help="As if it were then: ISO 8601, UTC without an offset. Default: now.", show_default=False),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(run)
+    app.command()(score)
+    app.command()(report)
+
+
+def run(
+    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline.", show_default=False)],
+    file: File,
+    as_of: AsOf = None,
+    require_pass: Annotated[
+        bool, typer.Option("--require-pass", help=f"Exit with {GATE_DID_NOT_PASS} unless the gate passes.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Run a pipeline here, each step in its own process, as Kubeflow would on a cluster.
+
+    Training ends with a verdict: pass puts the new version into service; with any other the champion goes on
+    serving, and the exit code is 0 all the same, for the pipeline did its work.
+
+    Examples:
+      evergrow run training -f models/arrival_delay/model.yaml --as-of 2013-10-01
+
+      evergrow run materialization -f models/arrival_delay/model.yaml
+
+      evergrow run training -f model.yaml --require-pass -o json | jq .verdict.reason
+    """
+    from evergrow.spec import load
+
+    document = load(file)
+    summary = run_pipeline(Environment.read(), pipeline, document, read_as_of(as_of))
+    show(summary, output, _told(summary))
+    if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":
+        raise typer.Exit(GATE_DID_NOT_PASS)
+
+
+def score(file: File, as_of: AsOf = None, output: OutputOption = Output.TEXT) -> None:
+    """Score the rows that come up next with the champion: the batch_scoring pipeline.
+
+    Examples:
+      evergrow score -f models/arrival_delay/model.yaml --as-of 2013-10-01
+    """
+    run(Pipeline.BATCH_SCORING, file, as_of, require_pass=False, output=output)
+
+
+def report(
+    model: Annotated[str | None, typer.Argument(help="Of which model; of any if not given.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Tell where the newest report is: one HTML page that needs no network.
+
+    Examples:
+      evergrow report arrival-delay --open
+    """
+    from evergrow.reports import newest
+
+    path = newest(Environment.read(), model)
+    show({"report": str(path)}, output, str(path))
+    if open_it:
+        typer.launch(path.as_uri())
+
+
+def read_as_of(text: str | None) -> str:
+    """The instant an option names, or now; as ISO 8601 in UTC.
+
+    Raises:
+        SpecError: it is no instant.
+    """
+    from evergrow.contracts import instant
+
+    try:
+        return (instant(text) if text else datetime.now(UTC)).isoformat()
+    except ValueError as error:
+        raise SpecError(
+            f"--as-of: must be ISO 8601, found {text!r}", hint='such as "2013-10-01" or "2013-10-01T12:00:00+02:00"'
+        ) from error
+
+
+def run_pipeline(environment: Environment, pipeline: Pipeline, document: ContinualModel, as_of: str) -> dict[str, Any]:
+    """Run a pipeline with its steps shown, and say what came of it.
+
+    Raises:
+        PipelineError: a step failed; or the gate passed and yet nothing was deployed.
+    """
+    from evergrow.integrations.kubeflow import LocalRunner
+
+    with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
+        done = LocalRunner(environment).run(
+            f"pipelines.{pipeline}:{pipeline}", {"spec": document.dump(), "as_of": as_of}, steps
+        )
+    summary: dict[str, Any] = {"pipeline": str(pipeline), "model": document.name, "as_of": as_of}
+    summary |= {"seconds": round(done.seconds, 1), "run": str(done.folder)}
+    if pipeline is Pipeline.TRAINING:
+        summary |= _trained(environment, document, as_of, done)
+    if pipeline is Pipeline.BATCH_SCORING:
+        summary["predictions"] = done.returned["commit"]
+    return summary
+
+
+def _trained(environment: Environment, document: ContinualModel, as_of: str, done: Run) -> dict[str, Any]:
+    from evergrow import reports
+    from evergrow.contracts import EvaluationReport
+
+    judged = EvaluationReport.model_validate_json((done.artifact("evaluate", "report") / "report.json").read_bytes())
+    # A branch that KFP could not decide is skipped, and the run is green all the same.
+    if judged.verdict.outcome == "pass" and "deploy" not in done.returned:
+        raise PipelineError(
+            "the gate passed, and yet the deploy step did not run", hint=f"see {done.folder / 'log.txt'}"
+        )
+    pages = done.artifact("evaluate", "page"), done.artifact("build_training_set", "exploration")
+    return {
+        "version": int(done.returned["register"]),
+        "identity": done.returned["train"],
+        "verdict": judged.verdict.model_dump(),
+        "metrics": _metrics(judged),
+        "serving": done.returned.get("deploy"),
+        "report": str(reports.keep(environment, document.name, as_of, *pages)),
+    }
+
+
+def _metrics(judged: EvaluationReport) -> dict[str, dict[str, float]]:
+    return {m.name: {"value": m.value, "low": m.low, "high": m.high} for m in judged.metrics}
+
+
+def _told(summary: dict[str, Any]) -> str:
+    lines = []
+    if "verdict" in summary:
+        lines += [
+            f"{name} {m['value']:.4f} [{m['low']:.4f}, {m['high']:.4f}]" for name, m in summary["metrics"].items()
+        ]
+        lines += [f"verdict: {summary['verdict']['outcome']}: {summary['verdict']['reason']}"]
+        serving = summary["serving"] or "not deployed; the champion goes on serving"
+        lines += [f"version {summary['version']}: {serving}", f"report: {summary['report']}"]
+    if "predictions" in summary:
+        lines += [f"predictions: {summary['predictions']}"]
+    return "\n".join([*lines, f"done in {summary['seconds']} s, log and artifacts in {summary['run']}"])

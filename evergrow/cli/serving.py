@@ -1,0 +1,177 @@
+"""`evergrow serve` and `predict`: the served version started, and asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evergrow.cli.output import Output, OutputOption, show
+from evergrow.environment import Environment
+from evergrow.errors import RequestError, ServingError, SpecError
+
+URL = "http://127.0.0.1:8080"
+Named = Annotated[str | None, typer.Argument(help="Name of the model.", show_default=False)]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="The model's document, instead of its name.", show_default=False)
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)
+    app.command()(predict)
+
+
+def serve(
+    model: Named = None,
+    file: FileOption = None,
+    port: Annotated[int, typer.Option(help="HTTP port.", min=1, max=65535)] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 for none.", min=0, max=65535)] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    as_of: Annotated[
+        str | None, typer.Option(help="Take this instant for the present; it goes on ticking.", show_default=False)
+    ] = None,
+) -> None:
+    """Serve the champion with KServe's model server until interrupted.
+
+    Examples:
+      evergrow serve arrival-delay
+
+      evergrow serve -f models/arrival_delay/model.yaml --port 9000 --as-of 2013-10-01
+    """
+    command = server_command(Environment.read(), _name(model, file), host, port, grpc_port, as_of)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 - this Python and a module of ours
+
+
+def server_command(
+    environment: Environment, model: str, host: str, port: int, grpc_port: int = 0, as_of: str | None = None
+) -> list[str]:
+    """The command that serves what was deployed last of a model.
+
+    Raises:
+        ServingError: nothing was.
+    """
+    directory = environment.serving(model) / "current"
+    if not directory.exists():
+        raise ServingError(
+            f"{model}: no version is deployed in {environment.home}",
+            hint="`evergrow run training` deploys the first version that passes its gate",
+        )
+    command = [sys.executable, "-m", "components.server", "--model-dir", str(directory), "--host", host]
+    command += ["--http-port", str(port), "--grpc-port", str(grpc_port)]
+    return command + (["--now", as_of] if as_of else [])
+
+
+def predict(
+    values: Annotated[
+        list[str] | None, typer.Argument(help="Entity keys and request-time values: name=value.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name of the model.", show_default=False)] = None,
+    file: FileOption = None,
+    url: Annotated[str, typer.Option(help="Where it is served.")] = URL,
+    rows: Annotated[
+        str | None, typer.Option("--json", help="A row or a list of rows as JSON; - for standard input.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Ask a served model.
+
+    Examples:
+      evergrow predict -m bike-demand station=12
+
+      evergrow predict -m arrival-delay --json '{"carrier": "UA", "tailnum": "N14228", ...}'
+
+      evergrow predict -m arrival-delay --json - -o json < rows.json
+    """
+    name = _name(model, file)
+    instances = read_rows(values or [], rows, lambda: fields(url, name))
+    answer = call(f"{url}/v1/models/{name}:predict", {"instances": instances})
+    show(answer, output, "\n".join(_told(prediction) for prediction in answer["predictions"]))
+
+
+def _told(prediction: Any) -> str:
+    if not isinstance(prediction, Mapping):
+        return f"{prediction}"
+    flags = ", ".join(prediction.get("flags", ()))
+    return f"{prediction.get('score', prediction)}" + (f"  made without: {flags}" if flags else "")
+
+
+def _name(model: str | None, file: Path | None) -> str:
+    from evergrow.spec import load
+
+    if (model is None) == (file is None):
+        raise SpecError("give either the model's name or its document with -f")
+    return model if model is not None else load(file).name  # type: ignore[arg-type]
+
+
+def read_rows(values: list[str], rows: str | None, fields: Any) -> list[dict[str, Any]]:
+    """The rows to be sent, from name=value arguments or from JSON.
+
+    Raises:
+        RequestError: both, neither, or not readable.
+    """
+    if bool(values) == bool(rows):
+        raise RequestError("give the row either as name=value arguments or as --json")
+    if rows:
+        try:
+            read = json.loads(sys.stdin.read() if rows == "-" else rows)
+        except ValueError as error:
+            raise RequestError(f"--json: {error}") from error
+        return read if isinstance(read, list) else [read]
+    if bad := [value for value in values if "=" not in value]:
+        raise RequestError(f"arguments: must be name=value, found {bad[0]!r}")
+    types = fields()
+    pairs = (value.partition("=") for value in values)
+    return [{name: _value(text, types.get(name, "")) for name, _, text in pairs}]
+
+
+def _value(text: str, datatype: str) -> Any:
+    """A value as the field's V2 datatype; what cannot be read so is sent as it is, for the server explains best."""
+    if datatype == "BYTES":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def fields(url: str, model: str) -> dict[str, str]:
+    """V2 datatype per field of a served model's rows."""
+    return {tensor["name"]: tensor["datatype"] for tensor in call(f"{url}/v2/models/{model}")["inputs"]}
+
+
+def call(url: str, body: Any = None) -> Any:
+    """GET, or POST of a JSON body; the answer read.
+
+    Raises:
+        RequestError: the server refuses; says what it says.
+        ServingError: nobody answers.
+    """
+    import urllib.error
+    import urllib.request
+
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise RequestError(f"{url}: {error.code}: {_reason(error.read())}") from error
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise ServingError(f"{url}: does not answer: {error}", hint="`evergrow serve <model>` starts it") from error
+
+
+def _reason(body: bytes) -> str:
+    text = body.decode(errors="replace")
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return text
+    return str(read.get("error", text)) if isinstance(read, Mapping) else text

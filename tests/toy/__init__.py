@@ -1,0 +1,1 @@
+"""A pipeline that is quick, to see how runs succeed and fail."""
