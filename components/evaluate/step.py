@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from evergrow.contracts import EvaluationReport, TrainingSet
-from evergrow.environment import Environment
-from evergrow.evaluation.evaluate import evaluate
 from evergrow.evaluation.page import render
+
+import evergrow.evaluation
+import evergrow.statistics
+from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel, TrainingSet, digest
+from evergrow.environment import Environment
+from evergrow.evaluation.evaluate import REPORT, evaluate
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.journal import note, step
+from evergrow.learning.identity import source_digest
+from evergrow.ports import ModelRegistry
 from evergrow.spec import ContinualModel, parse
+
+RULES = "rules.json"
+"""Beside a stored evaluation: by which rules and code it was judged."""
 
 
 class Metrics(Protocol):
@@ -62,9 +72,52 @@ def main(
 
 
 def judge(document: ContinualModel, training_set: Path, model: Path, out: Path) -> EvaluationReport:
-    """Evaluate against the champion of the environment's registry."""
+    """Evaluate against the champion of the environment's registry, unless that was done before."""
     registry = MlflowRegistry(Environment.read())
     champion = registry.resolve(document.name, CHAMPION)
+    rules = {"evaluation": document.spec.evaluation.dump(), "code": judging_code()}
+    known = judged_before(registry, model, champion, rules, out)
+    if known is None:
+        known = _evaluate(registry, document, training_set, model, champion, out)
+        (out / RULES).write_text(json.dumps(rules, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return known
+
+
+def judged_before(
+    registry: ModelRegistry, model: Path, champion: ModelVersion | None, rules: Mapping[str, Any], out: Path
+) -> EvaluationReport | None:
+    """The stored evaluation of a model of this identity by these rules, against this champion; copied to `out`.
+
+    Of the champion itself the evaluation that made it the champion counts: it has no rival but itself.
+    """
+    trained = TrainedModel.model_validate_json((model / "bundle.json").read_text(encoding="utf-8"))
+    version = registry.find(trained.model, trained.identity.digest)
+    if version is None or champion is None:
+        return None
+    if version.version != champion.version and version.tags.get("judged_against") != str(champion.version):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        stored = registry.evaluation(version, Path(folder) / "evaluation")
+        if not (stored / RULES).exists() or json.loads((stored / RULES).read_text(encoding="utf-8")) != rules:
+            return None
+        shutil.copytree(stored, out, dirs_exist_ok=True)
+    note("evaluate", f"version {version.version} was judged against {version.tags['judged_against']} before")
+    return EvaluationReport.model_validate_json((out / REPORT).read_text(encoding="utf-8"))
+
+
+def judging_code() -> str:
+    """Digest of the sources that judge."""
+    return digest([source_digest(Path(package.__path__[0])) for package in (evergrow.evaluation, evergrow.statistics)])
+
+
+def _evaluate(
+    registry: ModelRegistry,
+    document: ContinualModel,
+    training_set: Path,
+    model: Path,
+    champion: ModelVersion | None,
+    out: Path,
+) -> EvaluationReport:
     if champion is None:
         return evaluate(document, training_set, model, None, "", out)
     with tempfile.TemporaryDirectory() as folder:

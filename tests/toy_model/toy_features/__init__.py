@@ -1,0 +1,1 @@
+"""Feast declarations of the toy model."""
