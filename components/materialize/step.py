@@ -15,18 +15,19 @@ from evergrow.spec import parse
 def main(spec: Mapping[str, Any], as_of: str) -> Mapping[str, int]:
     """Make the online values of the document's feature service those of `as_of`; returns rows written per view.
 
-    Running it again after it was cut off goes on where it was. An `as_of` before the last one takes the values
-    back, as a replay of the past needs it.
+    Running it again after it was cut off goes on where it was. On one machine an `as_of` before the last one takes
+    the values back, as trying out the past needs it; elsewhere a run that comes late must not undo a newer one.
 
     Raises:
-        FeatureStoreError: the service is not declared, or a store cannot be reached.
+        FeatureStoreError: the service is not declared, a store cannot be reached, or `as_of` is before the last one.
     """
     from evergrow.integrations.feast import FeastStore
 
     service = parse(spec).spec.features.service
-    store = FeastStore(Environment.read())
+    environment = Environment.read()
+    store = FeastStore(environment)
     store.apply()
-    written = store.materialize(service, instant(as_of), allow_earlier=True)
+    written = store.materialize(service, instant(as_of), allow_earlier=environment.name == "local")
     rows = ", ".join(f"{view} {count:,}" for view, count in written.items())
     note("materialize", f"{service} as of {as_of}; rows that changed: {rows}")
     return written
