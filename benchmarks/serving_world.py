@@ -1,11 +1,16 @@
 """A small feature store with every value type the server reads, written by Feast itself into SQLite or Redis."""
 
+import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -239,3 +244,70 @@ def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 60.0) -
                 return
         time.sleep(0.02)
     raise AssertionError(f"nothing listens on port {port}; exit code {process.poll()}")
+
+
+@contextmanager
+def server(directory: Path, *arguments: str, now: datetime | None = NOW, env: dict | None = None, ready: bool = True):
+    """A model server as a process of its own on random loopback ports; stopped hard if it still runs at the end."""
+    port, grpc = free_port(), free_port()
+    command = [sys.executable, "-m", "components.server", "--model-dir", str(directory), "--host", "127.0.0.1"]
+    command += ["--http-port", str(port), "--grpc-port", str(grpc), *(["--now", now.isoformat()] if now else [])]
+    log = directory.parent / f"server-{port}.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, stdout=out, stderr=out
+        )
+    running = Server(process, port, grpc, log)
+    try:
+        if ready:
+            running.wait_until_ready()
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen
+    port: int
+    grpc: int
+    log: Path
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict, bytes]:
+        """Status, headers (lower case) and body of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, path: str, document: object, **headers: str) -> tuple[int, dict]:
+        """Status and JSON of a POST."""
+        body = json.dumps(document).encode()
+        status, _, answer = self.ask("POST", path, body, content_type="application/json", **headers)
+        return status, json.loads(answer)
+
+    def ready(self) -> bool:
+        """What a readiness probe sees."""
+        try:
+            return self.ask("GET", "/v2/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def wait_until(self, what: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Return when it holds; an AssertionError with the log if it never does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if what():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not so within {seconds} s; exit code {self.process.poll()}:\n{self.log.read_text()}")
+
+    def wait_until_ready(self) -> None:
+        """Return when readiness is true."""
+        self.wait_until(self.ready)

@@ -209,10 +209,8 @@ class Schema:
             wanted = " or ".join(allowed[:2])
             raise Refusal(400, f"{where}: datatype must be {wanted}, found {_short(tensor.datatype)}")
         if list(tensor.shape) not in ([rows], [rows, 1]) or len(tensor.data) != rows:
-            found = f"shape {list(tensor.shape)} and {len(tensor.data)} values"
-            raise Refusal(
-                400, f"{where}: must have shape [{rows}] like the first input, and as many values, found {found}"
-            )
+            rule = f"must have shape [{rows}], as the first input has values"
+            raise Refusal(400, f"{where}: {rule}, found shape {_short(tensor.shape)} and {len(tensor.data)} values")
 
     def _values(self, name: str, read: Callable[[Any], Any], tensor: Tensor) -> Sequence[Any]:
         """The tensor's values, refused here where the row is known."""

@@ -33,7 +33,7 @@ BYTES_PER_ROW = 1024
 # What is too large is still read this far, so that the caller reads the answer rather than a reset connection.
 DISCARD_FACTOR = 64
 # For a body that comes in pieces, in all.
-BODY_SECONDS = 10.0
+BODY_SECONDS = 5.0
 
 _PREDICTION = re.compile(r"/v1/models/([^/]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON = (b"content-type", b"application/json")

@@ -232,7 +232,7 @@ class RedisStore:
             StoreUnavailable: no connection, or no reply, within a second.
         """
         connection = self._connection
-        if connection is None or connection.broken:
+        if connection is None or not connection.usable:
             connection = await self._connect()
         replies = await connection.ask([self._command(lookup) for lookup in lookups])
         return self._slots(lookups, replies)
@@ -240,7 +240,7 @@ class RedisStore:
     async def ping(self) -> None:
         """Return if the server answers."""
         connection = self._connection
-        if connection is None or connection.broken:
+        if connection is None or not connection.usable:
             connection = await self._connect()
         await connection.ask([b"*1\r\n$4\r\nPING\r\n"])
 
@@ -318,6 +318,11 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[tuple[int, asyncio.Future[list[Any]], float]] = deque()
         self._received: list[Any] = []
         self._watch: asyncio.TimerHandle | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked; an event loop that ends closes it without a word."""
+        return not self.broken and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
