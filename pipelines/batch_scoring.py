@@ -7,7 +7,7 @@ from components.score.component import commit, plan_shards, score
 
 
 @dsl.pipeline(name="batch-scoring")
-def batch_scoring(spec: dict, as_of: str):
+def batch_scoring(spec: str, as_of: str):
     """Score with the champion what is to be predicted in (as_of, as_of + horizon], knowing what `as_of` knew."""
     snapshot = ingest(spec=spec, as_of=as_of).outputs["snapshot"]
     planned = plan_shards(spec=spec, as_of=as_of, snapshot=snapshot)

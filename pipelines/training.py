@@ -11,7 +11,7 @@ from components.train.component import train
 
 
 @dsl.pipeline(name="training")
-def training(spec: dict, as_of: str):
+def training(spec: str, as_of: str):
     """Train the model of a document as of an instant; a verdict that is no pass leaves the champion serving."""
     snapshot = ingest(spec=spec, as_of=as_of).outputs["snapshot"]
     training_set = build_training_set(spec=spec, as_of=as_of, snapshot=snapshot).outputs["training_set"]

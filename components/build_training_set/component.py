@@ -7,7 +7,7 @@ from evergrow.integrations.kubeflow import component
 
 @component
 def build_training_set(
-    spec: dict,
+    spec: str,
     as_of: str,
     snapshot: Input[Dataset],
     training_set: Output[Dataset],

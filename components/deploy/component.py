@@ -6,7 +6,7 @@ from evergrow.integrations.kubeflow import component
 
 
 @component
-def deploy(spec: dict, version: str, model: Input[Model], report: Input[Dataset]) -> str:
+def deploy(spec: str, version: str, model: Input[Model], report: Input[Dataset]) -> str:
     """Make the version the champion and the one served; returns where it is served from."""
     from components.deploy.step import main
 

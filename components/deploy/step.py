@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from evergrow.contracts import EvaluationReport
 from evergrow.environment import Environment
@@ -17,7 +15,7 @@ from evergrow.spec import parse
 
 
 @step
-def main(spec: Mapping[str, Any], version: str, model: str, report: str) -> str:
+def main(spec: str, version: str, model: str, report: str) -> str:
     """Promote `version` to champion and serve it; returns the directory it is served from.
 
     In an order that is safe to be killed in: all that can fail is made ready, then the promotion is on record, then

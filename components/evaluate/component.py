@@ -7,7 +7,7 @@ from evergrow.integrations.kubeflow import component
 
 @component
 def evaluate(
-    spec: dict,
+    spec: str,
     training_set: Input[Dataset],
     model: Input[Model],
     report: Output[Dataset],

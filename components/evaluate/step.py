@@ -48,7 +48,7 @@ class ClassificationMetrics(Protocol):
 
 @step
 def main(
-    spec: Mapping[str, Any],
+    spec: str,
     training_set: str,
     model: str,
     report: str,

@@ -6,7 +6,7 @@ from evergrow.integrations.kubeflow import component
 
 
 @component
-def ingest(spec: dict, as_of: str, snapshot: Output[Dataset]):
+def ingest(spec: str, as_of: str, snapshot: Output[Dataset]):
     """Read the source up to `as_of`, check it, keep what is good; `snapshot` names what the lake then holds."""
     from components.ingest.step import main
 

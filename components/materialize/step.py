@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from evergrow.contracts import instant
 from evergrow.environment import Environment
@@ -12,7 +11,7 @@ from evergrow.spec import parse
 
 
 @step
-def main(spec: Mapping[str, Any], as_of: str) -> Mapping[str, int]:
+def main(spec: str, as_of: str) -> Mapping[str, int]:
     """Make the online values of the document's feature service those of `as_of`; returns rows written per view.
 
     Running it again after it was cut off goes on where it was. On one machine an `as_of` before the last one takes

@@ -6,7 +6,7 @@ from evergrow.integrations.kubeflow import component
 
 
 @component
-def register(spec: dict, model: Input[Model], report: Input[Dataset]) -> str:
+def register(spec: str, model: Input[Model], report: Input[Dataset]) -> str:
     """Store model and evaluation in the registry as a challenger; returns the version."""
     from components.register.step import main
 

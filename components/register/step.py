@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from evergrow.contracts import EvaluationReport, TrainedModel
 from evergrow.environment import Environment
@@ -15,7 +13,7 @@ from evergrow.spec import parse
 
 
 @step
-def main(spec: Mapping[str, Any], model: str, report: str) -> str:
+def main(spec: str, model: str, report: str) -> str:
     """Register the bundle `model` with the evaluation folder `report`; returns the version's number.
 
     A bundle whose identity is registered already keeps its version.

@@ -6,7 +6,7 @@ from evergrow.integrations.kubeflow import component
 
 
 @component
-def plan_shards(spec: dict, as_of: str, snapshot: Input[Dataset], plan: Output[Dataset]) -> list[int]:
+def plan_shards(spec: str, as_of: str, snapshot: Input[Dataset], plan: Output[Dataset]) -> list[int]:
     """Fix which rows are scored, by which version, in which shards; returns the shards' numbers."""
     from components.score.step import plan_shards
 
@@ -14,7 +14,7 @@ def plan_shards(spec: dict, as_of: str, snapshot: Input[Dataset], plan: Output[D
 
 
 @component
-def score(spec: dict, shard: int, plan: Input[Dataset]) -> int:
+def score(spec: str, shard: int, plan: Input[Dataset]) -> int:
     """Score one shard and put its part in place; returns its rows."""
     from components.score.step import score
 
@@ -22,7 +22,7 @@ def score(spec: dict, shard: int, plan: Input[Dataset]) -> int:
 
 
 @component
-def commit(spec: dict, plan: Input[Dataset], rows: list[int]) -> str:
+def commit(spec: str, plan: Input[Dataset], rows: list[int]) -> str:
     """Check that every planned row was scored once and mark the predictions complete; returns their folder."""
     from components.score.step import commit
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from evergrow.data.lake import Lake
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Value, instant
-from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, PipelineError, RegistryError
 from evergrow.journal import note, step
@@ -43,7 +41,7 @@ class Plan(Value):
 
 
 @step
-def plan_shards(spec: Mapping[str, Any], as_of: str, plan: str) -> list[int]:
+def plan_shards(spec: str, as_of: str, plan: str) -> list[int]:
     """Write the plan: the rows to be predicted in (as_of, as_of + horizon] and the champion's bundle.
 
     Returns:
@@ -109,7 +107,7 @@ def shard_of(rows: pd.DataFrame, shards: int) -> pd.Series[int]:
 
 
 @step
-def score(spec: Mapping[str, Any], shard: int, plan: str) -> int:
+def score(spec: str, shard: int, plan: str) -> int:
     """Score the rows of one shard, knowing what was known as of the plan's instant; returns how many.
 
     The part is written aside and renamed: it is the old one or the new one, whole.
@@ -141,7 +139,7 @@ def predict(bundle: Bundle, rows: pd.DataFrame, features: pd.DataFrame, plan: Pl
 
 
 @step
-def commit(spec: Mapping[str, Any], plan: str) -> str:
+def commit(spec: str, plan: str) -> str:
     """Mark the predictions complete; returns their folder.
 
     Raises:

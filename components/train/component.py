@@ -6,7 +6,7 @@ from evergrow.integrations.kubeflow import component
 
 
 @component
-def train(spec: dict, training_set: Input[Dataset], model: Output[Model]) -> str:
+def train(spec: str, training_set: Input[Dataset], model: Output[Model]) -> str:
     """Fit the document's estimator, or fetch the model that has the same identity; returns the identity."""
     from components.train.step import main
 

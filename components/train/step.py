@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from evergrow.contracts import TrainingSet
 from evergrow.environment import Environment
@@ -15,7 +13,7 @@ from evergrow.spec import parse
 
 
 @step
-def main(spec: Mapping[str, Any], training_set: str, model: str) -> str:
+def main(spec: str, training_set: str, model: str) -> str:
     """Write the bundle of the document's model, fitted on `training_set`, into `model`; returns its identity.
 
     The registry is asked first: a model of the same identity is fetched, and not fitted again.

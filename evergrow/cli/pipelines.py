@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -126,7 +127,7 @@ def run_pipeline(environment: Environment, pipeline: Pipeline, document: Continu
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
         done = LocalRunner(environment).run(
-            f"pipelines.{pipeline}:{pipeline}", {"spec": document.dump(), "as_of": as_of}, steps
+            f"pipelines.{pipeline}:{pipeline}", {"spec": json.dumps(document.dump()), "as_of": as_of}, steps
         )
     summary: dict[str, Any] = {"pipeline": str(pipeline), "model": document.name, "as_of": as_of}
     summary |= {"seconds": round(done.seconds, 1), "run": str(done.folder)}

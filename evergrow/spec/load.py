@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,19 +45,17 @@ def load(path: str | Path) -> ContinualModel:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: is not YAML: {error}") from error
-    return parse(document, where=str(path))
+    return parse(text, where=str(path))
 
 
 def parse(document: Any, where: str = "document") -> ContinualModel:
-    """Read a ContinualModel from a mapping.
+    """Read a ContinualModel from a mapping, or from its text in YAML (and so in JSON).
 
     Raises:
         SpecError: lists every fault as "path: rule, found value", with the nearest known key for an unknown one.
     """
+    if isinstance(document, str):
+        document = _read(document, where)
     if not isinstance(document, Mapping):
         raise SpecError(f"{where}: must be a mapping, found {type(document).__name__}")
     try:
@@ -63,6 +63,16 @@ def parse(document: Any, where: str = "document") -> ContinualModel:
     except ValidationError as error:
         faults = [describe(fault, document) for fault in error.errors()]
         raise SpecError(f"{where}: " + f"\n{where}: ".join(faults)) from error
+
+
+def _read(text: str, where: str) -> Any:
+    # JSON first, though YAML reads it: to YAML 1.1, JSON's 1e-05 is a string.
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: is not YAML: {error}") from error
 
 
 def describe(fault: ErrorDetails, document: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import copy
+import json
 from datetime import timedelta
 
 import pytest
@@ -169,3 +170,13 @@ def test_any_value_anywhere_is_read_or_refused_in_words(path, value):
         assert isinstance(parse(changed(path, value)), ContinualModel)
     except SpecError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump], ids=["JSON", "YAML"])
+def test_a_document_travels_as_text_with_its_numbers_and_nulls_as_they_were(write):
+    given = {"rate": 1e-05, "depth": 3, "limit": None, "share": 2.0}
+    model = parse(changed("spec.training.estimator.parameters", given))
+    read = parse(write(model.dump()))
+    assert read == model
+    numbers = read.spec.training.estimator.parameters
+    assert {name: type(value) for name, value in numbers.items()} == {n: type(v) for n, v in given.items()}

@@ -1,0 +1,86 @@
+"""The training pipeline, whole, on a small model: what it leaves, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evergrow.audit import AuditLog
+from evergrow.contracts import EvaluationReport
+from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.serving import served
+from tests.pipelines.conftest import DOCUMENT, FIRST, World, new_world
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_model_that_beats_the_prior_becomes_the_champion_and_is_served(world: World) -> None:
+    version = MlflowRegistry(world.environment).resolve("toy-demand", "champion")
+    assert version is not None
+    about = served(world.environment.serving("toy-demand"))
+    assert about is not None
+    assert (about["version"], about["model_digest"]) == (version.version, version.model_digest)
+    first = AuditLog(world.environment.audit).records()[0]
+    assert (first.version, first.replaced) == (1, None)
+
+
+def test_the_run_leaves_its_report_where_it_is_found(world: World) -> None:
+    told = world.evergrow("report", "toy-demand")
+    assert told.code == 0
+    page = Path(told.out.strip())
+    assert page.read_text().lstrip().startswith("<!")
+    assert (page.parent / "exploration.html").exists()
+
+
+def test_kubeflow_is_given_metrics_and_a_roc_curve(world: World) -> None:
+    (output,) = world.environment.home.glob("runs/training/*/artifacts/*/evaluate/executor_output.json")
+    artifacts = json.loads(output.read_text())["artifacts"]
+    metrics = artifacts["metrics"]["artifacts"][0]["metadata"]
+    assert 0.5 < metrics["roc_auc"] <= 1
+    assert artifacts["classification"]["artifacts"][0]["metadata"]["confidenceMetrics"]
+
+
+def test_the_same_identity_is_neither_trained_nor_judged_nor_registered_again(world: World) -> None:
+    before = MlflowRegistry(world.environment).versions("toy-demand")
+    told = world.run("training", FIRST)
+    assert told.code == 0, told.err
+    assert "fetched, not trained again" in told.err
+    assert "was judged against prior before" in told.err
+    assert MlflowRegistry(world.environment).versions("toy-demand") == before
+    assert len(AuditLog(world.environment.audit).records()) == 1
+
+
+def test_a_worse_challenger_leaves_the_champion_serving(world: World, tmp_path: Path) -> None:
+    worse = tmp_path / "model.yaml"
+    worse.write_text(DOCUMENT.read_text().replace("estimator:build", "estimator:blind"))
+    champion = MlflowRegistry(world.environment).resolve("toy-demand", "champion")
+    told = world.run("training", "2024-04-01", "--require-pass", file=worse)
+    assert told.code == 10, told.err
+    assert told.value["verdict"]["outcome"] == "fail"
+    assert told.value["serving"] is None
+    assert MlflowRegistry(world.environment).resolve("toy-demand", "champion") == champion
+    about = served(world.environment.serving("toy-demand"))
+    assert about is not None
+    assert champion is not None
+    assert about["version"] == champion.version
+    assert world.run("training", "2024-04-01", file=worse).code == 0
+
+
+def test_champion_and_challenger_are_judged_on_the_same_rows(world: World) -> None:
+    told = world.run("training", "2024-04-02")
+    (folder,) = Path(told.value["run"]).glob("artifacts/*/evaluate/report")
+    report = EvaluationReport.model_validate_json((folder / "report.json").read_text())
+    assert report.champion == "1"
+    assert {m.rows for m in report.metrics} == {m.rows for m in report.champion_metrics} == {report.rows}
+    assert [m.value for m in report.metrics] != [m.value for m in report.champion_metrics]
+
+
+def test_a_source_that_cannot_be_read_is_told_in_its_own_words_with_its_exit_code(tmp_path: Path) -> None:
+    world = new_world(tmp_path / "home")
+    told = world.run("training", "2023-01-01")
+    assert told.code == 3
+    assert told.err.count("error: step ") == 1
+    assert "the whole log: " in told.err
+    assert "Traceback" not in told.err
