@@ -1,0 +1,34 @@
+"""Join labels with features as they were known, and show what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evergrow.contracts import instant
+from evergrow.data.ingest import IngestReport
+from evergrow.data.lake import Lake
+from evergrow.data.training_set import build, read
+from evergrow.environment import Environment
+from evergrow.integrations.feast import FeastStore
+from evergrow.journal import note, step
+from evergrow.spec import parse
+
+
+@step
+def main(spec: str, as_of: str, snapshot: str, training_set: str, exploration: str) -> str:
+    """Write the training set as of `as_of` and its exploration page; returns the digest of its rows."""
+    from evergrow.data.explore import render
+
+    document, environment = parse(spec), Environment.read()
+    ingested = IngestReport.model_validate_json(Path(snapshot).read_text(encoding="utf-8"))
+    store = FeastStore(environment)
+    store.apply()
+    examples = Lake(environment.data(document.name)).read("examples")
+    about = build(document, examples, store, instant(as_of), ingested.digest, Path(training_set))
+    note(
+        "build_training_set",
+        f"{about.rows:,} rows, {len(about.features)} features, {about.first:%F} to {about.last:%F}",
+    )
+    Path(exploration).parent.mkdir(parents=True, exist_ok=True)
+    Path(exploration).write_text(render(*read(Path(training_set))), encoding="utf-8")
+    return about.data_digest

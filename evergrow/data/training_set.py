@@ -1,0 +1,131 @@
+"""Training sets: labels known as of an instant, joined with features as known when each prediction was asked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Feature, TrainingSet
+from evergrow.data.lake import replace, rows_digest
+from evergrow.data.splits import boundaries
+from evergrow.errors import DataError, NotEnoughData
+from evergrow.ports import FeatureStore
+from evergrow.spec import ContinualModel
+from evergrow.spec.model import WindowSliding
+
+ROWS, ABOUT = "rows.parquet", "training_set.json"
+
+
+def build(
+    model: ContinualModel, examples: pd.DataFrame, store: FeatureStore, as_of: datetime, source_digest: str, out: Path
+) -> TrainingSet:
+    """Build the training set of a model as of an instant, whatever became known later, and write it to `out`.
+
+    Args:
+        model: the document: label, feature service, window, lengths of holdout and calibration.
+        examples: one row per prediction; labels that are missing, or were not known at `as_of`, are left out.
+        store: gives the features.
+        as_of: aware instant.
+        source_digest: what the examples came from.
+        out: directory to write.
+
+    Raises:
+        DataError: a column is missing or a label is not what the task needs.
+        NotEnoughData: the labelled rows do not span the three parts.
+    """
+    spec = model.spec
+    labelled = _known(examples, spec.label.column, as_of)
+    labelled = _window(labelled, model)
+    at = boundaries(labelled, spec.evaluation.holdout, spec.training.calibration_length)
+    given = [c for c in examples.columns if c not in (EVENT_TIMESTAMP, KNOWN_AT, spec.label.column)]
+    labelled = labelled.sort_values([EVENT_TIMESTAMP, *given], ignore_index=True)
+    joined = store.history(spec.features.service, labelled)
+    names = [c for c in joined.columns if c not in labelled.columns]
+    features = tuple(Feature(name=n, kind=_kind(joined[n])) for n in names)
+    _check_slices(model, joined)
+    rows = joined[[EVENT_TIMESTAMP, KNOWN_AT, *given, *names, spec.label.column]]
+    about = TrainingSet(
+        model=model.name,
+        task=spec.task,
+        as_of=as_of,
+        label=spec.label.column,
+        keys=tuple(given),
+        features=features,
+        slices=spec.evaluation.slices,
+        rows=len(rows),
+        first=rows[EVENT_TIMESTAMP].iloc[0].to_pydatetime(),
+        last=rows[EVENT_TIMESTAMP].iloc[-1].to_pydatetime(),
+        holdout_from=at.holdout_from.to_pydatetime(),
+        calibration_from=at.calibration_from.to_pydatetime(),
+        data_digest=rows_digest(rows),
+        features_digest=store.digest(spec.features.service),
+        source_digest=source_digest,
+    )
+    write(out, about, rows)
+    return about
+
+
+def write(path: Path, about: TrainingSet, rows: pd.DataFrame) -> None:
+    """Write a training set's directory; the description comes last, so that it is there only with its rows."""
+    replace(Path(path) / ROWS, rows.to_parquet(index=False))
+    replace(Path(path) / ABOUT, (about.model_dump_json(indent=1) + "\n").encode())
+
+
+def read(path: Path) -> tuple[TrainingSet, pd.DataFrame]:
+    """Read a training set's directory.
+
+    Raises:
+        DataError: there is none.
+    """
+    described = Path(path) / ABOUT
+    if not described.exists():
+        raise DataError(f"{path} holds no training set: {ABOUT} is missing")
+    about = TrainingSet.model_validate_json(described.read_text(encoding="utf-8"))
+    return about, pd.read_parquet(Path(path) / ROWS)
+
+
+def _known(examples: pd.DataFrame, label: str, as_of: datetime) -> pd.DataFrame:
+    """The examples whose label was known at `as_of`."""
+    missing = [c for c in (EVENT_TIMESTAMP, KNOWN_AT, label) if c not in examples.columns]
+    if missing:
+        raise DataError(f"the table `examples` lacks {missing}, found {list(examples.columns)}")
+    for column in (EVENT_TIMESTAMP, KNOWN_AT):
+        if not isinstance(examples[column].dtype, pd.DatetimeTZDtype):
+            raise DataError(f"examples.{column} must be timezone-aware instants, found {examples[column].dtype}")
+    known = examples[(examples[KNOWN_AT] <= pd.Timestamp(as_of)) & examples[label].notna()]
+    early = known[known[KNOWN_AT] < known[EVENT_TIMESTAMP]]
+    if len(early):
+        row = early.iloc[0]
+        raise DataError(
+            f"examples.{KNOWN_AT} must not be before {EVENT_TIMESTAMP}: the label would be known before it is asked "
+            f"for; found {row[KNOWN_AT]} before {row[EVENT_TIMESTAMP]}, and {len(early) - 1:,} more"
+        )
+    if known.empty:
+        raise NotEnoughData(f"no label was known as of {as_of.isoformat()}, of {len(examples):,} examples")
+    return known
+
+
+def _window(rows: pd.DataFrame, model: ContinualModel) -> pd.DataFrame:
+    """The rows the document trains and judges on: a window's length is that of the fitted part."""
+    training = model.spec.training
+    if not isinstance(training.window, WindowSliding):
+        return rows
+    behind = training.window.length + training.calibration_length + model.spec.evaluation.holdout
+    newest = rows[EVENT_TIMESTAMP].max()
+    return rows.loc[rows[EVENT_TIMESTAMP] > newest - behind]
+
+
+def _kind(values: pd.Series) -> str:
+    return "numeric" if is_numeric_dtype(values) or is_bool_dtype(values) else "categorical"
+
+
+def _check_slices(model: ContinualModel, rows: pd.DataFrame) -> None:
+    for i, column in enumerate(model.spec.evaluation.slices):
+        if column not in rows.columns:
+            raise DataError(
+                f"spec.evaluation.slices[{i}]: must be a column of the training set, found {column!r}",
+                hint=f"columns: {', '.join(rows.columns)}",
+            )

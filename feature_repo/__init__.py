@@ -1,0 +1,1 @@
+"""Feast declarations: entities, sources, views, on-demand views and one feature service per model."""

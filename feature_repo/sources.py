@@ -1,0 +1,41 @@
+"""Where feature values come from: the tables that ingest derives, and what is pushed between two ingests."""
+
+import os
+
+from feast import Field, FileSource, PushSource, RequestSource
+from feast.types import Float64, String
+
+# Relative to EVERGROW_HOME or, on a cluster, an object store's URL.
+DATA = os.environ.get("EVERGROW_DATA", "data")
+
+
+def table(model: str, name: str) -> FileSource:
+    """A derived table of a model's lake."""
+    return FileSource(
+        name=f"{model}.{name}".replace("-", "_"),
+        path=f"{DATA}/{model}/tables/{name}.parquet",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+
+
+carrier_delays = table("arrival-delay", "carrier_delays")
+origin_delays = table("arrival-delay", "origin_delays")
+route_delays = table("arrival-delay", "route_delays")
+plane_delays = table("arrival-delay", "plane_delays")
+weather = table("arrival-delay", "weather")
+planes = table("arrival-delay", "planes")
+airlines = table("arrival-delay", "airlines")
+
+landings = PushSource(
+    name="landings", batch_source=plane_delays, description="A plane's delays as soon as it has landed"
+)
+
+flight = RequestSource(
+    name="flight",
+    schema=[
+        Field(name="scheduled_departure", dtype=String, description='Local time, "2013-07-01T17:30"'),
+        Field(name="scheduled_minutes", dtype=Float64, description="From scheduled departure to scheduled arrival"),
+        Field(name="distance", dtype=Float64, description="Miles"),
+    ],
+)

@@ -1,0 +1,1 @@
+"""Whether a flight out of New York arrives 15 or more minutes late."""
