@@ -117,7 +117,9 @@ def _fitted(model: ContinualModel, parameters: Mapping[str, Any], fitting: Part)
 
 
 def build_estimator(model: ContinualModel, parameters: Mapping[str, Any]) -> Any:
-    """The unfitted estimator, every random state that was left open seeded.
+    """The unfitted estimator: every random state that was left open is seeded, every `n_jobs` is 1.
+
+    Forests add up their trees' answers in the order in which threads end.
 
     Raises:
         SpecError: the entrypoint does not exist, refuses the parameters, or gives something unfit for the task.
@@ -131,8 +133,13 @@ def build_estimator(model: ContinualModel, parameters: Mapping[str, Any]) -> Any
     needed = "predict_proba" if model.spec.task == "binary-classification" else "predict"
     if not hasattr(estimator, needed):
         raise SpecError(f"{ENTRYPOINT}: must give an estimator with `{needed}`, found {type(estimator).__name__}")
-    states = [k for k, v in estimator.get_params().items() if k.split("__")[-1] == "random_state" and v is None]
-    return estimator.set_params(**dict.fromkeys(states, model.spec.training.seed))
+    settings = {}
+    for name, value in estimator.get_params().items():
+        if name.split("__")[-1] == "random_state" and value is None:
+            settings[name] = model.spec.training.seed
+        elif name.split("__")[-1] == "n_jobs":
+            settings[name] = 1
+    return estimator.set_params(**settings)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import sys
 import zipfile
 from typing import Any
 
+import numpy as np
+
 from evergrow.errors import ServingError
 
 # A ZIP file cannot hold an earlier instant.
@@ -21,7 +23,8 @@ def dumps(estimator: Any) -> bytes:
     """Serialise a fitted estimator, without what differs from process to process.
 
     skops names objects and files by memory address or a random UUID and stamps files with the clock; here they are
-    numbered in the order in which they occur, and stamped 1980.
+    numbered in the order in which they occur, and stamped 1980. Records of trees have gaps between their fields,
+    which hold what was in memory before; here they hold zeros.
     """
     import skops.io
 
@@ -30,10 +33,24 @@ def dumps(estimator: Any) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as normal:
             for old, new in files.items():
-                normal.writestr(zipfile.ZipInfo(new, _EPOCH), dumped.read(old), zipfile.ZIP_DEFLATED, 6)
+                content = _without_padding(dumped.read(old)) if old.endswith(".npy") else dumped.read(old)
+                normal.writestr(zipfile.ZipInfo(new, _EPOCH), content, zipfile.ZIP_DEFLATED, 6)
             text = json.dumps(schema, separators=(",", ":"))
             normal.writestr(zipfile.ZipInfo("schema.json", _EPOCH), text, zipfile.ZIP_DEFLATED, 6)
     return buffer.getvalue()
+
+
+def _without_padding(npy: bytes) -> bytes:
+    """An array file whose records have zeros between their fields."""
+    array = np.load(io.BytesIO(npy), allow_pickle=False)
+    if not array.dtype.names:
+        return npy
+    clean = np.zeros(array.shape, array.dtype)  # zeros_like and np.save copy field by field and leave the gaps alone
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(clean))
+    return header.getvalue() + clean.tobytes()
 
 
 def _renumber(schema: Any) -> tuple[Any, dict[str, str]]:

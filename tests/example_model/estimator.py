@@ -2,7 +2,7 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -27,6 +27,14 @@ def logistic(C=1.0):
 
 def logistic_without_imputer():
     return LogisticRegression()
+
+
+def forest():
+    return RandomForestClassifier(n_estimators=10, max_depth=4, n_jobs=-1)
+
+
+def regressor():
+    return HistGradientBoostingRegressor()
 
 
 class Blind(ClassifierMixin, BaseEstimator):
