@@ -3,7 +3,7 @@
 import os
 
 from feast import Field, FileSource, PushSource, RequestSource
-from feast.types import Float64, String
+from feast.types import Float64, UnixTimestamp
 
 # Relative to EVERGROW_HOME or, on a cluster, an object store's URL.
 DATA = os.environ.get("EVERGROW_DATA", "data")
@@ -34,7 +34,7 @@ landings = PushSource(
 flight = RequestSource(
     name="flight",
     schema=[
-        Field(name="scheduled_departure", dtype=String, description='Local time, "2013-07-01T17:30"'),
+        Field(name="scheduled_departure", dtype=UnixTimestamp, description='With offset: "2013-07-01T17:30-04:00"'),
         Field(name="scheduled_minutes", dtype=Float64, description="From scheduled departure to scheduled arrival"),
         Field(name="distance", dtype=Float64, description="Miles"),
     ],

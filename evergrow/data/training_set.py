@@ -115,7 +115,8 @@ def _window(rows: pd.DataFrame, model: ContinualModel) -> pd.DataFrame:
         return rows
     behind = training.window.length + training.calibration_length + model.spec.evaluation.holdout
     newest = rows[EVENT_TIMESTAMP].max()
-    return rows.loc[rows[EVENT_TIMESTAMP] > newest - behind]
+    recent: pd.DataFrame = rows.loc[rows[EVENT_TIMESTAMP] > newest - behind]
+    return recent
 
 
 def _kind(values: pd.Series) -> str:

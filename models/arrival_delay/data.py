@@ -60,7 +60,6 @@ TABLES: Sequence[Table] = (
                 "origin": _ORIGIN,
                 "dest": Column(str, Check.str_length(3, 3)),
                 "tailnum": Column(object, nullable=True),
-                "scheduled_local": Column(str, Check.str_matches(r"^\d{4}-\d\d-\d\dT\d\d:\d\d$")),
                 "scheduled_departure": Column(_UTC),
                 "scheduled_arrival": Column(_UTC),
                 "distance": Column(float, Check.in_range(10, 6000)),
@@ -277,7 +276,7 @@ def examples(schedules: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
             "route": rows.origin + "-" + rows.dest,
             "tailnum": rows.tailnum,
             "flight": rows.flight,
-            "scheduled_departure": rows.scheduled_local,
+            "scheduled_departure": rows.scheduled_departure,
             "scheduled_minutes": (rows.scheduled_arrival - rows.scheduled_departure) / timedelta(minutes=1),
             "distance": rows.distance,
             "late": late,
@@ -298,7 +297,6 @@ def raw() -> Mapping[str, pd.DataFrame]:
     arrival = scheduled_arrival(flights, departure, zones)
     identity = flights[["carrier", "flight", "origin", "dest", "tailnum"]]
     schedules = identity.assign(
-        scheduled_local=wall.dt.strftime("%Y-%m-%dT%H:%M"),
         scheduled_departure=departure,
         scheduled_arrival=arrival,
         distance=flights.distance.astype(float),

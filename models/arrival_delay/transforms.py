@@ -7,15 +7,17 @@ from typing import Any
 
 
 def schedule(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Hour, weekday and season of the scheduled departure (local ISO 8601, "2013-07-01T17:30").
+    """Hour, weekday and season of the scheduled departure, as clocks in New York show it.
 
-    >>> schedule({"scheduled_departure": ["2013-07-01T17:30"]})["departure_hour"]
+    >>> from datetime import datetime, timezone
+    >>> schedule({"scheduled_departure": [datetime(2013, 7, 1, 21, 30, tzinfo=timezone.utc)]})["departure_hour"]
     [17.5]
     """
     import math
-    from datetime import datetime
+    from zoneinfo import ZoneInfo
 
-    times = [datetime.fromisoformat(text) for text in inputs["scheduled_departure"]]
+    new_york = ZoneInfo("America/New_York")
+    times = [instant.astimezone(new_york) for instant in inputs["scheduled_departure"]]
     angles = [2 * math.pi * t.timetuple().tm_yday / 365.25 for t in times]
     return {
         "departure_hour": [t.hour + t.minute / 60 for t in times],
