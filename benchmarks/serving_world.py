@@ -72,22 +72,29 @@ def frames():
     }
 
 
-def feature_store(folder: Path, online_store: dict):
-    """A Feast repository, applied, with `frames()` in its online store."""
+def repository(folder: Path, online_store: dict):
+    """Feast's SDK on a repository in `folder`."""
     from feast import FeatureStore, RepoConfig
 
-    folder.mkdir(parents=True, exist_ok=True)
-    config = RepoConfig(
-        project="flights",
-        provider="local",
-        registry=str(folder / "registry.db"),
-        online_store=online_store,
-        offline_store={"type": "file"},
-        entity_key_serialization_version=3,
+    return FeatureStore(
+        config=RepoConfig(
+            project="flights",
+            provider="local",
+            registry=str(folder / "registry.db"),
+            online_store=online_store,
+            offline_store={"type": "file"},
+            entity_key_serialization_version=3,
+        )
     )
-    store = FeatureStore(config=config)
+
+
+def feature_store(folder: Path, online_store: dict):
+    """A Feast repository, applied, with `frames()` in its online store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = repository(folder, online_store)
     store.apply(declarations(folder))
     for view, frame in frames().items():
+        frame.to_parquet(folder / f"{view}.parquet")
         # Feast writes a view without entities where it does not look for it, unless it materializes it.
         if view == "holidays":
             store.materialize(NOW - timedelta(days=1), NOW + timedelta(days=1), feature_views=[view])
