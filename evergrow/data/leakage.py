@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 AUC_LIMIT = 0.9
 """A feature that alone ranks labels this well (or, mirrored, this badly) is suspect."""
@@ -122,8 +122,7 @@ def spearman(a: Floats, b: Floats) -> float:
 
 def ranks(values: Floats) -> Floats:
     """Ranks from 1, equal values sharing their mean rank."""
-    result: Floats = pd.Series(values).rank().to_numpy(np.float64)
-    return result
+    return pd.Series(values).rank().to_numpy(np.float64)
 
 
 def level_means(column: pd.Series, y: Floats) -> Floats:

@@ -107,7 +107,7 @@ def profile(training_set: TrainingSet, rows: pd.DataFrame) -> Profile:
             for f in training_set.features
         ),
         suspects=tuple(suspects(some[names], y[sample], delay[sample], binary)),
-        days=(rows[EVENT_TIMESTAMP].min().to_pydatetime(), tuple(np.bincount(day).tolist())),
+        days=(rows[EVENT_TIMESTAMP].min().floor("D").to_pydatetime(), tuple(np.bincount(day).tolist())),
         weeks=label_means(week, y, binary),
         slices={column: label_means(_values(rows[column]), y, binary) for column in training_set.slices},
         missing=missing_by_week(rows[names], week),
@@ -191,7 +191,8 @@ def strongest(names: tuple[str, ...], correlations: Floats, most: int = 15) -> l
 
 def _days(rows: pd.DataFrame) -> NDArray[np.int64]:
     days = rows[EVENT_TIMESTAMP].dt.floor("D")
-    return ((days - days.min()) // pd.Timedelta(days=1)).to_numpy(np.int64)
+    since: NDArray[np.int64] = ((days - days.min()) // pd.Timedelta(days=1)).to_numpy(np.int64)
+    return since
 
 
 def _weeks(rows: pd.DataFrame) -> pd.Series:

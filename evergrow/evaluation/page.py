@@ -17,7 +17,7 @@ from evergrow.evaluation.metrics import MEASURES
 from evergrow.learning.identity import identify
 from evergrow.pages import plots
 from evergrow.pages.plots import Scale, Whisker
-from evergrow.pages.shell import count, instant, number, page
+from evergrow.pages.shell import count, duration, instant, number, page
 from evergrow.spec import ContinualModel
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -91,7 +91,9 @@ def _named(metrics: Iterable[Metric], name: str) -> Metric | None:
 
 def _metric_row(new: Metric, old: Metric | None) -> Row:
     both = [new] if old is None else [new, old]
-    scale = Scale.around([v for metric in both for v in (metric.low, metric.high)])
+    ends = [v for metric in both for v in (metric.low, metric.high)]
+    room = (max(ends) - min(ends)) / 4
+    scale = Scale.around([min(ends) - room, max(ends) + room])
     whiskers = [_whisker(metric, css) for metric, css in zip(both, ("new", "old"), strict=False)]
     label = " against ".join(f"{who} {_said(m)}" for who, m in zip(("challenger", "champion"), both, strict=False))
     return Row(new.name, new, old, plots.strip(scale, whiskers, f"{new.name}: {label}"))
@@ -198,7 +200,7 @@ def _residuals(found: Mapping[str, list[float]]) -> list[tuple[float, float, Mar
 
 def _periods(data: TrainingSet, report: EvaluationReport, model: ContinualModel) -> list[tuple[str, str, str]]:
     window = model.spec.training.window
-    fitted = f"fitted on (the newest {window.length} of)" if window.kind == "sliding" else "fitted on"
+    fitted = f"fitted on (the newest {duration(window.length)} of)" if window.kind == "sliding" else "fitted on"
     return [
         (fitted, instant(data.first), f"before {instant(data.calibration_from)}"),
         ("calibration and search", instant(data.calibration_from), f"before {instant(data.holdout_from)}"),

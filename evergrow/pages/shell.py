@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def _templates(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(number=number, count=count, percent=percent, day=day, instant=instant)
+    templates.filters.update(number=number, count=count, percent=percent, day=day, instant=instant, duration=duration)
     return templates
 
 
@@ -77,3 +77,16 @@ def day(value: datetime) -> str:
 def instant(value: datetime) -> str:
     """An instant to the minute, in the zone it has (UTC everywhere in evergrow)."""
     return f"{value:%Y-%m-%d %H:%M} {value.tzname()}"
+
+
+def duration(value: timedelta) -> str:
+    """A length of time in its largest whole unit.
+
+    >>> duration(timedelta(days=14)), duration(timedelta(hours=36)), duration(timedelta(days=1))
+    ('14 days', '36 hours', '1 day')
+    """
+    for name, seconds in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        whole, rest = divmod(value.total_seconds(), seconds)
+        if whole and not rest:
+            return f"{whole:.0f} {name}{'s' * (whole != 1)}"
+    return f"{value.total_seconds():g} seconds"
