@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from evergrow.evaluation.page import render
-
 import evergrow.evaluation
 import evergrow.statistics
 from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel, TrainingSet, digest
 from evergrow.environment import Environment
 from evergrow.evaluation.evaluate import REPORT, evaluate
+from evergrow.evaluation.page import render
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.journal import note, step
 from evergrow.learning.identity import source_digest

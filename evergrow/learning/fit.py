@@ -62,13 +62,12 @@ def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
     """
     build_estimator(model, model.spec.training.estimator.parameters)  # what is wrong with it is told at once
     about, rows = training_sets.read(training_set)
-    cut = split(about, rows)
+    calibrates = model.spec.training.calibration != "none" or model.spec.training.search is not None
+    cut = split(about, rows, calibrates=calibrates)
     categories = {f.name: levels(cut.fit[f.name]) for f in about.features if f.kind == "categorical"}
     vectoriser = Vectoriser(about.features, categories)
-    fitting = _part(about, vectoriser, cut.fit, "rows before the calibration")
-    calibrating = None
-    if model.spec.training.calibration != "none" or model.spec.training.search:
-        calibrating = _part(about, vectoriser, cut.calibration, "rows between calibration's start and the holdout")
+    fitting = _part(about, vectoriser, cut.fit, "rows to fit on")
+    calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if calibrates else None
     with single_threaded():
         parameters, trials = _parameters(model, fitting, calibrating)
         estimator = _fitted(model, parameters, fitting)

@@ -22,13 +22,19 @@ class Parts:
     holdout: pd.DataFrame
 
 
-def split(about: TrainingSet, rows: pd.DataFrame) -> Parts:
+def split(about: TrainingSet, rows: pd.DataFrame, *, calibrates: bool = True) -> Parts:
     """Cut at the training set's bounds, leaving out rows whose label came after the part that they are in.
 
     Without that, the fit would know what nobody knew at the instant it plays to stand at.
+
+    Args:
+        about: names the bounds.
+        rows: all rows.
+        calibrates: whether calibration or a search needs rows of its own; if not, they are fitted on.
     """
     asked, known = rows[EVENT_TIMESTAMP], rows[KNOWN_AT]
-    first, second = pd.Timestamp(about.calibration_from), pd.Timestamp(about.holdout_from)
+    second = pd.Timestamp(about.holdout_from)
+    first = pd.Timestamp(about.calibration_from) if calibrates else second
     return Parts(
         fit=rows[(asked < first) & (known <= first)],
         calibration=rows[(asked >= first) & (asked < second) & (known <= second)],

@@ -31,7 +31,7 @@ def test_a_bundle_scores_as_the_estimator_fitted_by_hand_on_the_same_rows(tmp_pa
     model = document()
     bundle = fitted(tmp_path, model)
     about, frame = training_sets.read(tmp_path / "training_set")
-    cut = split(about, frame)
+    cut = split(about, frame, calibrates=False)
     estimator = load_object(f"{ESTIMATORS}:boosted")(random_state=0)
     estimator.fit(bundle.columns(cut.fit), cut.fit.late)
     X = bundle.columns(cut.holdout)
@@ -222,7 +222,10 @@ def test_a_search_takes_the_best_trial_and_keeps_all(tmp_path):
     trials = read_trials(bundle.path)
     best = min(trials, key=lambda trial: trial.loss)
     assert len(trials) == 4
-    by_hand = document(training={"estimator": {"entrypoint": f"{ESTIMATORS}:boosted", "parameters": best.parameters}})
+    estimator = {"entrypoint": f"{ESTIMATORS}:boosted", "parameters": best.parameters}
+    by_hand = document(
+        training={"estimator": estimator, "calibration": "sigmoid"}
+    )  # holds the same rows back
     fit(by_hand, tmp_path / "training_set", tmp_path / "by_hand")
     assert (tmp_path / "by_hand/model.skops").read_bytes() == (bundle.path / "model.skops").read_bytes()
 
@@ -256,7 +259,7 @@ def test_an_estimator_that_cannot_answer_missing_values_is_refused_even_if_none_
 
 
 def test_too_little_data_says_which_part_lacks_it(tmp_path):
-    with pytest.raises(NotEnoughData, match="rows before the calibration: needs at least 2"):
+    with pytest.raises(NotEnoughData, match="rows to fit on: needs at least 2"):
         fitted(tmp_path, document(), frame=rows(days=20))
 
 

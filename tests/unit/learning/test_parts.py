@@ -23,6 +23,15 @@ def test_each_part_knows_only_labels_that_were_known_when_the_next_began(about):
     assert cut.holdout.event_timestamp.min() >= about.holdout_from
 
 
+def test_rows_that_nothing_is_calibrated_on_are_fitted_on(about):
+    frame = rows()
+    whole, cut = split(about, frame, calibrates=False), split(about, frame)
+    assert whole.calibration.empty
+    assert whole.holdout.equals(cut.holdout)
+    assert set(whole.fit.index) > set(cut.fit.index) | set(cut.calibration.index)
+    assert whole.fit.known_at.max() <= about.holdout_from
+
+
 def test_only_rows_whose_label_came_after_their_part_are_left_out(about):
     frame = rows()
     cut = split(about, frame)
