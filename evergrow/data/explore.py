@@ -20,7 +20,7 @@ from evergrow.pages.plots import Scale, Whisker
 from evergrow.pages.shell import number, page, percent
 
 TEMPLATE = Path(__file__).with_name("explore.html")
-MOST_CELLS = 52
+MOST_CELLS = 60
 """Columns of the table of missing values: weeks are joined until they are no more."""
 
 
@@ -84,7 +84,7 @@ def _weeks(weeks: Sequence[LabelMean], label: str, binary: bool) -> Markup:
     lows, highs = [week.low for week in weeks], [week.high for week in weeks]
     said = percent if binary else number
     titles = [f"week of {w.name}: {said(w.value)} of {w.rows:,} rows" for w in weeks]
-    every = max(1, math.ceil(len(weeks) / 6))
+    every = max(1, math.ceil(len(weeks) / 4))
     ticks = [(float(i), weeks[i].name) for i in range(every // 2, len(weeks), every)]
     layers = [plots.band(at, lows, highs), plots.line(at, values), plots.dots(at, values, titles)]
     y = Scale.around([*values, *(highs if len(weeks) > 1 else ())], zero=True)
@@ -105,7 +105,7 @@ def _means(means: Sequence[LabelMean]) -> list[Mean]:
 def _days(found: Profile) -> Markup:
     first, heights = found.days
     edges = [float(i) for i in range(len(heights) + 1)]
-    every = max(1, math.ceil(len(heights) / 6))
+    every = max(1, math.ceil(len(heights) / 4))
     ticks = [(i + 0.5, f"{first + timedelta(days=i):%Y-%m-%d}") for i in range(every // 2, len(heights), every)]
     label = f"Rows per day: from {min(heights):,} to {max(heights):,}"
     y = Scale.around([float(h) for h in heights], zero=True)
