@@ -11,6 +11,7 @@ import sqlite3
 import string
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -107,7 +108,9 @@ class FeastStore:
             for view in declared.on_demand_feature_views:
                 _check_stands_alone(view)
             apply, delete, _, _ = extract_objects_for_apply_delete(store.project, store.registry, declared)
-            store.apply(apply, objects_to_delete=delete, partial=False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+                store.apply(apply, objects_to_delete=delete, partial=False)
         _let_readers_read(store.config.online_store)
 
     def materialize(
