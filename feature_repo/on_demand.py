@@ -6,6 +6,7 @@ from feast.types import Float64
 
 from feature_repo import sources
 from models.arrival_delay import transforms
+from models.electricity_demand.transforms import calendar as demand_calendar
 
 
 def floats(*names: str) -> list[Field]:
@@ -24,3 +25,9 @@ speed = on_demand_feature_view(
     schema=floats("flight_distance", "flight_minutes", "scheduled_speed"),
     mode="python",
 )(transforms.speed)
+
+calendar = on_demand_feature_view(
+    sources=[sources.demand_request],
+    schema=floats("hour", "weekday", "year_sin", "year_cos"),
+    mode="python",
+)(demand_calendar)

@@ -18,3 +18,7 @@ arrival_delay = FeatureService(
         on_demand.speed,
     ],
 )
+
+electricity_demand = FeatureService(
+    name="electricity_demand", features=[views.region_demand, views.slot_demand, on_demand.calendar]
+)

@@ -39,3 +39,11 @@ flight = RequestSource(
         Field(name="distance", dtype=Float64, description="Miles"),
     ],
 )
+
+region_demand = table("electricity-demand", "region_demand")
+slot_demand = table("electricity-demand", "slot_demand")
+
+demand_request = RequestSource(
+    name="demand_request",
+    schema=[Field(name="half_hour", dtype=UnixTimestamp, description="Begin of the half hour asked for")],
+)

@@ -52,3 +52,12 @@ planes = view(
     "planes", entities.plane, sources.planes, FOR_EVER, {"plane_year": Float64, "seats": Int64, "engine": String}
 )
 airlines = view("airlines", entities.carrier, sources.airlines, FOR_EVER, {"airline": String})
+
+region_demand = view(
+    "region_demand", entities.region, sources.region_demand, DAY,
+    floats("demand_last", "demand_mean_1d", "demand_mean_7d", "temperature_last"),
+)  # fmt: skip
+slot_demand = view(
+    "slot_demand", entities.slot, sources.slot_demand, 3 * DAY,
+    floats("slot_demand_last", "slot_demand_week_ago", "slot_demand_mean_7d"),
+)  # fmt: skip

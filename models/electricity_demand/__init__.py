@@ -1,0 +1,1 @@
+"""How much electricity Victoria, Australia, needs in a half hour, asked a day ahead."""
