@@ -22,6 +22,8 @@ NOW = datetime(2013, 7, 1, 12, tzinfo=UTC)
 
 def since_departure(inputs):
     """On-demand: what the request says, and one stored feature."""
+    from datetime import datetime
+
     # Feast tries the function with "hello world" when it is applied.
     hours = [0 if t == "hello world" else datetime.fromisoformat(t).hour for t in inputs["departs"]]
     celsius = [None if f is None else (f - 32) / 1.8 for f in inputs["temperature"]]
@@ -107,8 +109,7 @@ def declarations(folder: Path) -> list:
     """Everything that `feast apply` is given."""
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
     from feast import types as t
-    from feast.on_demand_feature_view import OnDemandFeatureView
-    from feast.transformation.python_transformation import PythonTransformation
+    from feast.on_demand_feature_view import on_demand_feature_view
 
     kinds = {"origin": ValueType.STRING, "dest": ValueType.STRING, "tailnum": ValueType.STRING}
     kinds["carrier"] = ValueType.INT64
@@ -136,17 +137,15 @@ def declarations(folder: Path) -> list:
     request = RequestSource(
         name="request", schema=[Field(name="departs", dtype=t.String), Field(name="distance", dtype=t.Float64)]
     )
-    on_demand = OnDemandFeatureView(
-        name="departure",
-        sources=[request, views[1]],
-        schema=[
-            Field(name="hour", dtype=t.Int64),
-            Field(name="km", dtype=t.Float64),
-            Field(name="celsius", dtype=t.Float64),
-        ],
-        mode="python",
-        feature_transformation=PythonTransformation(udf=since_departure, udf_string="since_departure"),
-    )
+    outputs = [
+        Field(name="hour", dtype=t.Int64),
+        Field(name="km", dtype=t.Float64),
+        Field(name="celsius", dtype=t.Float64),
+    ]
+    declare = on_demand_feature_view(name="departure", sources=[request, views[1]], schema=outputs, mode="python")
+    # Feast's decorator says that the function is of __main__, and then does not find its source a second time.
+    since_departure.__module__ = __name__
+    on_demand = declare(since_departure)
     service = FeatureService(name="flights_v1", features=[*views, on_demand])
     bare = FeatureService(name="origins", features=[views[0]])
     return [*entities.values(), *views, on_demand, service, bare]

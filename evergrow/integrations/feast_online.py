@@ -10,14 +10,15 @@ TTL is missing, and so is one that is not known yet (an event time after `now`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import ast
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evergrow.errors import FeatureStoreError, RequestError
-from evergrow.importing import load_object
 from evergrow.integrations import feast_layout, online_stores
 from evergrow.integrations.feast_layout import decode_value
 from evergrow.integrations.online_stores import Lookup, Slots
@@ -60,8 +61,8 @@ def plan(store: feast.FeatureStore, service: str) -> dict[str, Any]:
 
     Raises:
         FeatureStoreError: the service does not exist, or has what cannot be read without Feast: an online store
-            other than SQLite or a single Redis, a type that is not a scalar, an on-demand view that is not a plain
-            Python function of an importable module.
+            other than SQLite or a single Redis, a type that is not a scalar, an on-demand view that is not one plain
+            Python function.
     """
     from feast.errors import FeastObjectNotFoundException
 
@@ -200,39 +201,27 @@ def _on_demand(view: Any) -> dict[str, Any]:
     requested = [field.name for source in view.source_request_sources.values() for field in source.schema]
     return {
         "name": view.name,
-        "function": _entrypoint(view),
+        "source": _source(view),
         "singleton": bool(view.singleton),
         "inputs": [feature.name for source in sources for feature in source.features] + requested,
         "outputs": [{"name": f.name, "type": _scalar(f, view.name)} for f in view.projection.features],
     }
 
 
-def _entrypoint(view: Any) -> str:
-    """Where the view's function can be imported from: Feast's decorator overwrites `__module__`, so by its file."""
-    function = view.feature_transformation.udf
-    candidates = [function.__module__] if function.__module__ != "__main__" else list(_modules_of(function))
-    for module in candidates:
-        entrypoint = f"{module}:{function.__qualname__}"
-        try:
-            if load_object(entrypoint).__code__.co_code == function.__code__.co_code:
-                return entrypoint
-        except Exception:  # noqa: S112 - a candidate that cannot be imported is not the one
-            continue
-    raise FeatureStoreError(
-        f"on-demand view {view.name!r}: its function {function.__qualname__!r} cannot be imported from "
-        f"{' or '.join(candidates) or function.__code__.co_filename}, or differs from the one that was applied",
-        hint="write it at the top level of a module of its own, and run `feast apply` after changing it",
-    )
-
-
-def _modules_of(function: Any) -> Iterator[str]:
-    """Dotted names under which the function's file may be imported, by the places that are searched."""
-    import sys
-
-    file = Path(function.__code__.co_filename)
-    for place in {str(Path.cwd()), *sys.path}:
-        if place and file.is_relative_to(place):
-            yield ".".join(file.relative_to(place).with_suffix("").parts)
+def _source(view: Any) -> str:
+    """The view's function as text without decorators: Feast keeps its source, and not where it was imported from."""
+    text = textwrap.dedent(view.feature_transformation.udf_string)
+    try:
+        functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    except SyntaxError:
+        functions = []
+    if len(functions) != 1:
+        raise FeatureStoreError(
+            f"on-demand view {view.name!r}: its source must be one function, found {text[:80]!r}",
+            hint="write it as a `def` at the top level of a module, and run `feast apply` after changing it",
+        )
+    functions[0].decorator_list = []
+    return ast.unparse(functions[0])
 
 
 # -- the reader: without Feast -----------------------------------------------------------------------------------------
@@ -300,6 +289,14 @@ class OnlineReader:
         for view in self._on_demand:
             view.apply(values)
         return [FeatureRow(v, f) for v, f in zip(values, flags, strict=True)]
+
+
+def _compiled(name: str, source: str) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    """The function that a plan holds as text; what it uses, it imports itself, as Feast demands."""
+    namespace: dict[str, Any] = {"__name__": f"on_demand.{name}"}
+    exec(compile(source, f"<on-demand view {name}>", "exec"), namespace)  # noqa: S102 - deployed with the model
+    function: Callable[[dict[str, Any]], Mapping[str, Any]] = namespace[ast.parse(source).body[0].name]  # type: ignore[attr-defined]
+    return function
 
 
 def _key_encoder(keys: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], bytes | None]:
@@ -375,7 +372,7 @@ class _OnDemand:
 
     def __init__(self, view: Mapping[str, Any]) -> None:
         self._name = view["name"]
-        self._function: Callable[[dict[str, Any]], Mapping[str, Any]] = load_object(view["function"], view["name"])
+        self._function = _compiled(view["name"], view["source"])
         self._singleton = view["singleton"]
         self._inputs = view["inputs"]
         self._outputs = [(output["name"], _CASTS.get(output["type"])) for output in view["outputs"]]

@@ -160,7 +160,7 @@ def test_an_on_demand_function_that_refuses_a_row_names_that_row(reader):
 def test_the_plan_is_json_without_secrets_and_names_types_of_keys_and_request_fields(planned):
     assert planned["keys"] == {"carrier": "INT64", "dest": "STRING", "origin": "STRING", "tailnum": "STRING"}
     assert planned["request"] == {"departs": "STRING", "distance": "DOUBLE"}
-    assert planned["on_demand"][0]["function"] == "benchmarks.serving_world:since_departure"
+    assert planned["on_demand"][0]["source"].startswith("def since_departure(inputs):")
     assert {view["name"]: view["ttl_seconds"] for group in planned["groups"] for view in group["views"]} == {
         "holidays": 86400,
         "origin_delays": 21600,
@@ -169,6 +169,20 @@ def test_the_plan_is_json_without_secrets_and_names_types_of_keys_and_request_fi
         "route_delays": 86400,
         "weather": 10800,
     }
+
+
+def test_decorators_stay_out_of_the_source_of_an_on_demand_function():
+    from types import SimpleNamespace
+
+    from evergrow.integrations.feast_online import _compiled, _source
+
+    text = "@decorated(\n    mode='python')\ndef double(inputs):\n    return {'b': [2 * a for a in inputs['a']]}\n"
+    view = SimpleNamespace(name="v", feature_transformation=SimpleNamespace(udf_string=text))
+    assert _compiled("v", _source(view))({"a": [1, 2]}) == {"b": [2, 4]}
+    for wrong in ("lambda inputs: inputs", "a function", ""):
+        view.feature_transformation.udf_string = wrong
+        with pytest.raises(FeatureStoreError, match="its source must be one function"):
+            _source(view)
 
 
 def test_secrets_of_the_online_store_stay_out_of_the_plan(tmp_path):
