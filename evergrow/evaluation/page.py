@@ -199,13 +199,14 @@ def _residuals(found: Mapping[str, list[float]]) -> list[tuple[float, float, Mar
 
 
 def _periods(data: TrainingSet, report: EvaluationReport, model: ContinualModel) -> list[tuple[str, str, str]]:
-    window = model.spec.training.window
+    training, window = model.spec.training, model.spec.training.window
     fitted = f"fitted on (the newest {duration(window.length)} of)" if window.kind == "sliding" else "fitted on"
-    return [
-        (fitted, instant(data.first), f"before {instant(data.calibration_from)}"),
-        ("calibration and search", instant(data.calibration_from), f"before {instant(data.holdout_from)}"),
-        ("holdout", instant(report.holdout[0]), instant(report.holdout[1])),
-    ]
+    calibrates = training.calibration != "none" or training.search is not None
+    until = data.calibration_from if calibrates else data.holdout_from
+    rows = [(fitted, instant(data.first), f"before {instant(until)}")]
+    if calibrates:
+        rows += [("calibration and search", instant(until), f"before {instant(data.holdout_from)}")]
+    return [*rows, ("holdout", instant(report.holdout[0]), instant(report.holdout[1]))]
 
 
 def _lineage(report: EvaluationReport, model: ContinualModel, data: TrainingSet) -> list[tuple[str, str]]:

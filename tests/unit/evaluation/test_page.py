@@ -112,3 +112,16 @@ def test_parts_of_the_identity_are_shown_only_if_they_give_the_identity():
 
     assert identity.code in page(pages.report(identity=identity.digest))
     assert identity.code not in page(pages.report())
+
+
+@pytest.mark.parametrize(("calibration", "shown"), [("none", False), ("sigmoid", True)])
+def test_calibration_rows_are_listed_only_if_something_is_calibrated_on_them(calibration, shown):
+    said = text(page(pages.report(), pages.document(training={"calibration": calibration})))
+
+    assert ("calibration and search" in said) == shown
+
+
+def test_a_sliding_window_is_told():
+    training = {"window": {"kind": "sliding", "length": "90d"}}
+
+    assert "fitted on (the newest 90 days of)" in text(page(pages.report(), pages.document(training=training)))
