@@ -42,14 +42,15 @@ ingest(spec, as_of, place("snapshot"))
 from components.build_training_set.step import main as build
 build(spec, as_of, place("snapshot"), place("training_set"), place("exploration"))
 from components.train.step import main as train
-train(spec, place("training_set"), place("model"))
+train(spec, place("training_set"), place("model"), place("rivals"))
 from components.evaluate.step import main as evaluate
-judged = evaluate(spec, place("training_set"), place("model"), place("report"), place("page"), Silent(), Silent())
+made = [place(name) for name in ("training_set", "model", "rivals", "report", "page")]
+judged = evaluate(spec, *made, Silent(), Silent())
 assert judged == "pass", judged
 from components.register.step import main as register
 version = register(spec, place("model"), place("report"))
 from components.deploy.step import main as deploy
-deploy(spec, version, place("model"), place("report"))
+deploy(spec, version, place("training_set"), place("model"), place("report"))
 """
 
 

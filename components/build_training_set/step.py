@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from evergrow.contracts import instant
@@ -10,6 +11,7 @@ from evergrow.data.lake import Lake
 from evergrow.data.training_set import build, read
 from evergrow.environment import Environment
 from evergrow.integrations.feast import FeastStore
+from evergrow.integrations.feast_online import plan
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -25,6 +27,9 @@ def main(spec: str, as_of: str, snapshot: str, training_set: str, exploration: s
     store.apply()
     examples = Lake(environment.data(document.name)).read("examples")
     about = build(document, examples, store, instant(as_of), ingested.digest, Path(training_set))
+    # The plan is made here, where Feast is at hand: a version is served by the definitions it was trained on.
+    online = plan(store.feast, document.spec.features.service)
+    (Path(training_set) / "features.json").write_text(json.dumps(online, indent=1), encoding="utf-8")
     note(
         "build_training_set",
         f"{about.rows:,} rows, {len(about.features)} features, {about.first:%F} to {about.last:%F}",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from evergrow.contracts import EvaluationReport
+from evergrow.contracts import EvaluationReport, ModelVersion
 from evergrow.environment import Environment
 from evergrow.errors import RegistryError
-from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.integrations.serving import LocalServing
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
+PLAN = "features.json"
+PRIOR = "prior"
+
 
 @step
-def main(spec: str, version: str, model: str, report: str) -> str:
+def main(spec: str, version: str, training_set: str, model: str, report: str) -> str:
     """Promote `version` to champion and serve it; returns the directory it is served from.
 
     In an order that is safe to be killed in: all that can fail is made ready, then the promotion is on record, then
@@ -24,30 +28,40 @@ def main(spec: str, version: str, model: str, report: str) -> str:
     Args:
         spec: the document.
         version: number of the version.
+        training_set: directory of its training set, which holds the plan by which its features are read online.
         model: its bundle's directory, as registered.
         report: its evaluation's directory, for the reason of the promotion.
 
     Raises:
-        RegistryError: there is no such version, or its evaluation did not pass.
+        RegistryError: there is no such version, its evaluation did not pass, or the champion has changed since.
     """
-    from evergrow.integrations.feast import FeastStore
-    from evergrow.integrations.feast_online import plan
-
     document, environment = parse(spec), Environment.read()
     registry = MlflowRegistry(environment)
     judged = EvaluationReport.model_validate_json((Path(report) / "report.json").read_text(encoding="utf-8"))
     found = registry.resolve(document.name, version)
     if found is None:
         raise RegistryError(f"{document.name} has no version {version}", hint="`evergrow models list` shows all")
-    if judged.verdict.outcome != "pass" or judged.identity != found.identity:
-        raise RegistryError(
-            f"{document.name} version {version}: only a version whose own evaluation passed is deployed, "
-            f"found {judged.verdict.outcome} of identity {judged.identity[:12]}"
-        )
-    service = plan(FeastStore(environment).feast, document.spec.features.service)
-    serving = LocalServing(environment.serving(document.name), document, service)
+    _check(found, registry.resolve(document.name, CHAMPION), judged)
+    plan = json.loads((Path(training_set) / PLAN).read_text(encoding="utf-8"))
+    serving = LocalServing(environment.serving(document.name), document, plan)
     serving.prepare(found, Path(model))
     registry.promote(found, judged.verdict.reason, datetime.now(UTC))
     where = serving.deploy(found, Path(model))
     note("deploy", f"version {version} is the champion, served from {where}")
     return where
+
+
+def _check(version: ModelVersion, champion: ModelVersion | None, judged: EvaluationReport) -> None:
+    """Refuse a version that did not pass, and one that passed against a champion that is no longer it."""
+    name = f"{version.model} version {version.version}"
+    if judged.verdict.outcome != "pass" or judged.identity != version.identity:
+        raise RegistryError(
+            f"{name}: only a version whose own evaluation passed is deployed, "
+            f"found {judged.verdict.outcome} of identity {judged.identity[:12]}"
+        )
+    present = PRIOR if champion is None else str(champion.version)
+    if present not in (judged.champion, str(version.version)):
+        raise RegistryError(
+            f"{name}: it was judged against {judged.champion}, but the champion is {present} by now",
+            hint="run the training pipeline again: it judges against the present champion",
+        )

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import evergrow.evaluation
 import evergrow.statistics
-from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel, TrainingSet, digest
-from evergrow.environment import Environment
+from evergrow.contracts import EvaluationReport, TrainingSet, digest
 from evergrow.evaluation.evaluate import REPORT, evaluate
 from evergrow.evaluation.page import render
-from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.journal import note, step
 from evergrow.learning.identity import source_digest
-from evergrow.ports import ModelRegistry
+from evergrow.rivals import Rivals
 from evergrow.spec import ContinualModel, parse
 
 RULES = "rules.json"
@@ -50,17 +47,18 @@ def main(
     spec: str,
     training_set: str,
     model: str,
+    rivals: str,
     report: str,
     page: str,
     metrics: Metrics,
     classification: ClassificationMetrics,
 ) -> str:
-    """Evaluate the bundle `model` against the registry's champion, or against the prior if there is none.
+    """Evaluate the bundle `model` against the champion among `rivals`, or against the prior if there is none.
 
     Writes the report's folder `report` and its page, tells Kubeflow's page the numbers, and returns the outcome.
     """
     document = parse(spec)
-    judged = judge(document, Path(training_set), Path(model), Path(report))
+    judged = judge(document, Path(training_set), Path(model), Rivals(Path(rivals)), Path(report))
     about = TrainingSet.model_validate_json((Path(training_set) / "training_set.json").read_text(encoding="utf-8"))
     html = render(judged, document, about)
     for place in (Path(page), Path(report) / "report.html"):
@@ -70,58 +68,43 @@ def main(
     return judged.verdict.outcome
 
 
-def judge(document: ContinualModel, training_set: Path, model: Path, out: Path) -> EvaluationReport:
-    """Evaluate against the champion of the environment's registry, unless that was done before."""
-    registry = MlflowRegistry(Environment.read())
-    champion = registry.resolve(document.name, CHAMPION)
+def judge(document: ContinualModel, training_set: Path, model: Path, rivals: Rivals, out: Path) -> EvaluationReport:
+    """Evaluate against the champion, or the prior if there is none; unless that was done before."""
     rules = {"evaluation": document.spec.evaluation.dump(), "code": judging_code()}
-    known = judged_before(registry, model, champion, rules, out)
-    if known is None:
-        known = _evaluate(registry, document, training_set, model, champion, out)
-        (out / RULES).write_text(json.dumps(rules, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return known
+    known = judged_before(rivals, rules, out)
+    if known is not None:
+        return known
+    champion = rivals.read("champion")
+    if champion is None:
+        report = evaluate(document, training_set, model, None, "", out)
+    else:
+        report = evaluate(document, training_set, model, rivals.bundle, str(champion.version), out)
+    (out / RULES).write_text(json.dumps(rules, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return report
 
 
-def judged_before(
-    registry: ModelRegistry, model: Path, champion: ModelVersion | None, rules: Mapping[str, Any], out: Path
-) -> EvaluationReport | None:
+def judged_before(rivals: Rivals, rules: Mapping[str, Any], out: Path) -> EvaluationReport | None:
     """The stored evaluation of a model of this identity by these rules, against this champion; copied to `out`.
 
     Of the champion itself the evaluation that made it the champion counts: it has no rival but itself.
     """
-    trained = TrainedModel.model_validate_json((model / "bundle.json").read_text(encoding="utf-8"))
-    version = registry.find(trained.model, trained.identity.digest)
-    if version is None or champion is None:
+    champion, known = rivals.read("champion"), rivals.read("known")
+    if champion is None or known is None:
         return None
-    if version.version != champion.version and version.tags.get("judged_against") != str(champion.version):
+    against = known.tags.get("judged_against")
+    if known.version != champion.version and against != str(champion.version):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        stored = registry.evaluation(version, Path(folder) / "evaluation")
-        if not (stored / RULES).exists() or json.loads((stored / RULES).read_text(encoding="utf-8")) != rules:
-            return None
-        shutil.copytree(stored, out, dirs_exist_ok=True)
-    note("evaluate", f"version {version.version} was judged against {version.tags['judged_against']} before")
+    stored = rivals.evaluation / RULES
+    if not stored.exists() or json.loads(stored.read_text(encoding="utf-8")) != rules:
+        return None
+    shutil.copytree(rivals.evaluation, out, dirs_exist_ok=True)
+    note("evaluate", f"version {known.version} was judged against {against} before")
     return EvaluationReport.model_validate_json((out / REPORT).read_text(encoding="utf-8"))
 
 
 def judging_code() -> str:
     """Digest of the sources that judge."""
     return digest([source_digest(Path(package.__path__[0])) for package in (evergrow.evaluation, evergrow.statistics)])
-
-
-def _evaluate(
-    registry: ModelRegistry,
-    document: ContinualModel,
-    training_set: Path,
-    model: Path,
-    champion: ModelVersion | None,
-    out: Path,
-) -> EvaluationReport:
-    if champion is None:
-        return evaluate(document, training_set, model, None, "", out)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = registry.fetch(champion, Path(folder) / "champion")
-        return evaluate(document, training_set, model, bundle, str(champion.version), out)
 
 
 def show(report: EvaluationReport, metrics: Metrics, classification: ClassificationMetrics) -> None:

@@ -87,8 +87,10 @@ class Steps:
             self._started[event.process] = (event.at, "")
         task = self._tasks[event.process]
         if event.what == "noted":
-            self._started[event.process] = (self._started[event.process][0], event.text)
-            self._progress.update(task, said=event.text)
+            began, said = self._started[event.process]
+            said = f"{said}; {event.text}" if said else event.text
+            self._started[event.process] = (began, said)
+            self._progress.update(task, said=said)
         if event.what == "ended":
             self._progress.update(task, completed=1)
         if event.what in ("ended", "failed") and not self.console.is_terminal:

@@ -207,11 +207,16 @@ class MlflowRegistry:
     def _download(self, uri: str, to: Path) -> Path:
         import mlflow.artifacts
 
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=uri, dst_path=str(to), tracking_uri=self.environment.tracking_uri
-            )
-        )
+        self._become_mlflows_default()
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(to)))
+
+    def _become_mlflows_default(self) -> None:
+        """MLflow's functions that take no client ask the process-wide place; "models:/" URIs do in any case."""
+        import mlflow
+
+        self._client  # noqa: B018 - makes the folder of a SQLite file
+        mlflow.set_tracking_uri(self.environment.tracking_uri)
+        mlflow.set_registry_uri(self.environment.tracking_uri)
 
     def _create(
         self, bundle: Path, trained: TrainedModel, report: EvaluationReport, document: Mapping[str, Any], card: str
@@ -238,9 +243,7 @@ class MlflowRegistry:
         """An MLflow run, active in this process, in the experiment of the model's name."""
         import mlflow
 
-        self._client  # noqa: B018 - makes the folder of a SQLite file
-        mlflow.set_tracking_uri(self.environment.tracking_uri)
-        mlflow.set_registry_uri(self.environment.tracking_uri)
+        self._become_mlflows_default()
         with mlflow.start_run(
             experiment_id=self._experiment(trained.model),
             run_name=f"as-of-{trained.as_of:%Y-%m-%d}-{trained.identity.digest[:8]}",
