@@ -32,7 +32,7 @@ def followed(tmp_path_factory):
         env=environment(root),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=840,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return root, done.stdout
@@ -62,6 +62,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_block_of_the_tutorial_works(followed):
     root, said = followed
 
@@ -73,6 +74,7 @@ def test_every_block_of_the_tutorial_works(followed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nothing_leaks_into_the_tutorials_model(followed):
     root, _ = followed
     pages = list((root / ".evergrow/reports/tickets").glob("*/exploration.html"))
@@ -82,6 +84,7 @@ def test_nothing_leaks_into_the_tutorials_model(followed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_version_is_put_back_into_service_as_the_how_to_says(followed):
     root, _ = followed
     (script,) = [block.text for block in blocks(ROOT / "docs/how-to/roll-back.md") if block.language == "python"]
