@@ -111,14 +111,14 @@ class Holdout:
 
 
 def read_holdout(training_set: Path, model: ContinualModel) -> Holdout:
-    """The held-out rows of a training set, in order of time.
+    """The held-out rows of a training set.
 
     Raises:
         NotEnoughData: there are none.
         DataError: a label is missing, or is not what the task takes.
     """
     about, rows = training_sets.read(training_set)
-    holdout = split(about, rows).holdout.sort_values(EVENT_TIMESTAMP, kind="stable", ignore_index=True)
+    holdout = split(about, rows).holdout.reset_index(drop=True)
     if holdout.empty:
         raise NotEnoughData(f"holdout: no row was asked for on or after {about.holdout_from:%Y-%m-%d %H:%M} UTC")
     seconds = holdout[EVENT_TIMESTAMP].astype("datetime64[s, UTC]").to_numpy(dtype="datetime64[s]").astype(np.int64)

@@ -16,8 +16,9 @@ _EDGE = 1e-7
 
 def logit(p: Floats) -> Floats:
     """Log odds of probabilities, which are kept 1e-7 away from 0 and 1."""
-    p = np.clip(p, _EDGE, 1 - _EDGE)
-    return np.log(p) - np.log1p(-p)
+    p = np.minimum(np.maximum(p, _EDGE), 1 - _EDGE)  # np.clip costs a single request twice as much
+    odds: Floats = np.log(p / (1 - p))
+    return odds
 
 
 def calibrator(numbers: Mapping[str, Any]) -> Callable[[Floats], Floats]:

@@ -223,9 +223,7 @@ def test_a_search_takes_the_best_trial_and_keeps_all(tmp_path):
     best = min(trials, key=lambda trial: trial.loss)
     assert len(trials) == 4
     estimator = {"entrypoint": f"{ESTIMATORS}:boosted", "parameters": best.parameters}
-    by_hand = document(
-        training={"estimator": estimator, "calibration": "sigmoid"}
-    )  # holds the same rows back
+    by_hand = document(training={"estimator": estimator, "calibration": "sigmoid"})  # holds the same rows back
     fit(by_hand, tmp_path / "training_set", tmp_path / "by_hand")
     assert (tmp_path / "by_hand/model.skops").read_bytes() == (bundle.path / "model.skops").read_bytes()
 

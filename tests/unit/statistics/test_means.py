@@ -81,3 +81,11 @@ def test_blocks_are_numbered_in_order_without_gaps(seconds, length, at_most):
 def test_rows_of_one_day_share_a_block_and_blocks_start_at_midnight():
     hours = np.array([0, 23, 24, 47, 48]) * 3600
     assert time_blocks(hours, 86400).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_blocks_of_many_rows_weigh_more_in_the_error_too():
+    random = np.random.default_rng(5)
+    blocks = np.repeat(np.arange(60), random.integers(5, 200, 60))
+    values = random.normal(size=60)[blocks] + random.normal(size=len(blocks))
+    by_leaving_out = leave_out(lambda rows: float(values[rows].mean()), blocks)
+    assert mean(values, blocks).error == pytest.approx(by_leaving_out.error, rel=0.03)
