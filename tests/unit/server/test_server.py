@@ -368,14 +368,14 @@ def pathlib_read(path: str) -> bytes:
 
 
 def test_sigterm_under_load_fails_no_request_and_ends_with_0(sqlite_directory):
-    """Clients keep connections, and move away when asked to or when readiness is false, as behind a load balancer."""
-    with server(sqlite_directory, "--drain-seconds", "2") as running:
+    """Behind a load balancer that probes readiness every second: till it notices, requests keep coming."""
+    with server(sqlite_directory, "--drain-seconds", "4") as running:
         body = json.dumps({"instances": [row()]}).encode()
-        answered, failed = [], []
+        answered, failed, noticed = [], [], threading.Event()
 
-        def client():
+        def client(keeps: bool):
             connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
-            while True:
+            while not noticed.is_set():
                 try:
                     connection.request("POST", PREDICT, body, {"content-type": "application/json"})
                     response = connection.getresponse()
@@ -383,15 +383,18 @@ def test_sigterm_under_load_fails_no_request_and_ends_with_0(sqlite_directory):
                 except OSError as error:
                     failed.append(repr(error))
                     return
-                if response.getheader("connection") == "close" and not running.ready():
-                    return
+                if not keeps:
+                    connection.close()
 
-        clients = [threading.Thread(target=client) for _ in range(16)]
+        clients = [threading.Thread(target=client, args=[number % 2 == 0]) for number in range(16)]
         for thread in clients:
             thread.start()
         running.wait_until(lambda: len(answered) > 500)
         before = len(answered)
         running.process.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        assert not running.ready()
+        noticed.set()
         for thread in clients:
             thread.join(20)
         assert running.process.wait(20) == 0
