@@ -59,11 +59,19 @@ def evaluate(
     """
     holdout = read_holdout(training_set, model)
     new, old = Bundle.load(challenger), Bundle.load(champion) if champion else None
+    report = _report(model, holdout, new, old, champion_name if champion else PRIOR)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _report(
+    model: ContinualModel, holdout: Holdout, new: Bundle, old: Bundle | None, champion: str
+) -> EvaluationReport:
     X = new.columns(holdout.rows)
-    scored = holdout.scored(new.predict(X))
+    scored, rival = holdout.scored(new.predict(X)), _rival(holdout, new, old)
     names = metric_names(model)
     metrics = scored.measured(names)
-    rival = _rival(holdout, new, old)
     slices = [part for column in model.spec.evaluation.slices for part in by_column(scored, column, names)]
     months = list(by_month(scored, names))
     checks = (
@@ -72,17 +80,17 @@ def evaluate(
         *_limits(model, new, holdout.rows),
     )
     asked = holdout.rows[EVENT_TIMESTAMP]
-    report = EvaluationReport(
+    return EvaluationReport(
         model=model.name,
         identity=new.info.identity.digest,
-        model_digest=bundle_digest(challenger),
+        model_digest=bundle_digest(new.path),
         task=holdout.about.task,
         as_of=holdout.about.as_of,
         holdout=(asked.min(), asked.max()),
         rows=len(asked),
         primary=model.spec.evaluation.gate.metric,
         metrics=metrics,
-        champion=champion_name if champion else PRIOR,
+        champion=champion,
         champion_metrics=() if isinstance(rival, Verdict) else holdout.scored(rival).measured(names),
         slices=_kept(slices),
         months=_kept(months),
@@ -90,9 +98,6 @@ def evaluate(
         checks=checks,
         verdict=Verdict.worst(check.verdict for check in checks),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return report
 
 
 @dataclass(frozen=True)
