@@ -27,7 +27,7 @@ def followed(tmp_path_factory):
         elif block.language == "sh":
             script.append(block.text.replace("8080", port))
     done = subprocess.run(
-        ["bash", "-m", "-c", "\n".join(script)],
+        ["bash", "-c", "\n".join(script)],
         cwd=root,
         env=environment(root),
         capture_output=True,
