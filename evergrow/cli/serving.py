@@ -93,14 +93,12 @@ def predict(
     name = _name(model, file)
     instances = read_rows(values or [], rows, lambda: fields(url, name))
     answer = call(f"{url}/v1/models/{name}:predict", {"instances": instances})
-    show(answer, output, "\n".join(_told(prediction) for prediction in answer["predictions"]))
+    pairs = zip(answer["predictions"], answer["flags"], strict=True)
+    show(answer, output, "\n".join(_told(score, flags) for score, flags in pairs))
 
 
-def _told(prediction: Any) -> str:
-    if not isinstance(prediction, Mapping):
-        return f"{prediction}"
-    flags = ", ".join(prediction.get("flags", ()))
-    return f"{prediction.get('score', prediction)}" + (f"  made without: {flags}" if flags else "")
+def _told(score: float, flags: list[str]) -> str:
+    return f"{score}" + (f"  made without: {', '.join(flags)}" if flags else "")
 
 
 def _name(model: str | None, file: Path | None) -> str:

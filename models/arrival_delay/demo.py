@@ -134,9 +134,8 @@ def ask(environment: Environment, model: ContinualModel, url: str) -> str:
         began = time.perf_counter()
         answer = call(f"{url}/v1/models/{model.name}:predict", {"instances": [_sendable(row)]})
         milliseconds.append((time.perf_counter() - began) * 1000)
-        (prediction,) = answer["predictions"]
-        scores.append(prediction["score"])
-        flagged += bool(prediction["flags"])
+        scores += answer["predictions"]
+        flagged += sum(map(bool, answer["flags"]))
     middle = sorted(milliseconds)[len(milliseconds) // 2]
     return (
         f"{len(rows)} flights about to leave: scores {min(scores):.2f} to {max(scores):.2f}, "
@@ -153,9 +152,8 @@ def _sendable(row: dict[str, Any]) -> dict[str, Any]:
 
 def turned_out(environment: Environment, model: ContinualModel, folder: Path) -> str:
     """How good the batch's predictions were, now that the flights have arrived."""
-    from evergrow.data.lake import Lake
-
     from components.score.step import read_predictions
+    from evergrow.data.lake import Lake
     from evergrow.evaluation.metrics import MEASURES
 
     predicted = read_predictions(folder)

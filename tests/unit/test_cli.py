@@ -212,7 +212,9 @@ class _Server(BaseHTTPRequestHandler):
         if body["instances"][0].get("hour") == "noon":
             self._answer(400, {"error": "instances[0].hour: must be a whole number, found 'noon'"})
         else:
-            self._answer(200, {"predictions": [{"score": 0.25, "flags": [], "sent": row} for row in body["instances"]]})
+            rows = body["instances"]
+            flags = [["unknown:hour"] if row["hour"] == 2 else [] for row in rows]
+            self._answer(200, {"predictions": [0.25] * len(rows), "flags": flags, "sent": rows})
 
     def _answer(self, code: int, value: Any) -> None:
         content = json.dumps(value).encode()
@@ -235,12 +237,12 @@ def url() -> Iterator[str]:
 
 def test_values_are_sent_as_the_types_the_model_takes(evergrow: Evergrow, url: str) -> None:
     told = evergrow("predict", "-m", "bikes", "tailnum=123", "hour=8", "--url", url, "-o", "json")
-    assert json.loads(told.out)["predictions"][0]["sent"] == {"tailnum": "123", "hour": 8}
+    assert json.loads(told.out)["sent"][0] == {"tailnum": "123", "hour": 8}
 
 
 def test_rows_are_read_from_json(evergrow: Evergrow, url: str) -> None:
     told = evergrow("predict", "-m", "bikes", "--json", '[{"hour": 1}, {"hour": 2}]', "--url", url)
-    assert told == Told(0, "0.25\n0.25\n", "")
+    assert told == Told(0, "0.25\n0.25  made without: unknown:hour\n", "")
 
 
 def test_what_the_server_refuses_is_told_in_its_words(evergrow: Evergrow, url: str) -> None:

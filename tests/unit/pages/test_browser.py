@@ -15,7 +15,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 QUIET = (
     (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage --host-resolver-rules=MAP*~NOTFOUND"
+        "--disable-component-update --disable-sync --hide-scrollbars"
+        " --disable-dev-shm-usage --host-resolver-rules=MAP*~NOTFOUND"
     )
     .replace("MAP*", "MAP * ")
     .split(" --")
