@@ -86,7 +86,11 @@ def test_nothing_leaks_into_the_tutorials_model(followed):
 @pytest.mark.timeout(900)
 def test_a_version_is_put_back_into_service_as_the_how_to_says(followed):
     root, _ = followed
+    # Version 1 is the champion: something else must be, to roll back from.
+    promotion = "registry.promote(version,"
     (script,) = [block.text for block in blocks(ROOT / "docs/how-to/roll-back.md") if block.language == "python"]
+    other = 'registry.promote(registry.resolve(model.name, "2"), "it looked better", datetime.now(UTC))'
+    script = script.replace(promotion, f"{other}\n{promotion}")
 
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, env=environment(root), capture_output=True, text=True
