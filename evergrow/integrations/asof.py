@@ -71,7 +71,7 @@ def listed(columns: Iterable[str]) -> str:
     return "".join(f"{column}, " for column in columns)
 
 
-def best_known(source: Source, columns: Sequence[str], punctual: bool = False) -> str:
+def best_known(rows: str, order: Sequence[str]) -> str:
     """SQL of the rows that were the best known of their key at some instant, and since when.
 
     Row r is known from `_known = max(event, created)` on, and the known rows only grow in number. So r was ever
@@ -81,39 +81,49 @@ def best_known(source: Source, columns: Sequence[str], punctual: bool = False) -
     in (event, created) by `_known`; hence one ASOF join on `_known` finds the best row known at any instant.
 
     Args:
-        source: the rows.
-        columns: further columns of the source to carry along.
-        punctual: no row was created after its event; saves the running maximum.
+        rows: SQL of rows with `_code` (their key), `_event`, `_created` and `_known`.
+        order: columns that tell the place in the source.
     """
-    running = "" if punctual else "_event = max(_event) OVER later AND "
-    keys = [f"{quoted(key)} AS _key{i}" for i, key in enumerate(source.keys)]
-    by = ", ".join(f"_key{i}" for i in range(len(keys)))
-    partition = f"PARTITION BY {by} " if keys else ""
-    order = ", ".join(["_known", "_event", "_created", *source.order])
-    rows = (
-        f"SELECT {listed(keys)}{listed(quoted(c) for c in columns)}{listed(source.order)}"
-        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created, "
-        f"greatest(_event, _created) AS _known FROM {source.scan} WHERE {quoted(source.event)} IS NOT NULL"
-    )
     return (
-        f"SELECT * FROM ({rows}) WINDOW later AS ({partition}ORDER BY {order}) "
-        f"QUALIFY {running}_known IS DISTINCT FROM lead(_known) OVER later"
+        f"SELECT * FROM ({rows}) "
+        f"WINDOW later AS (PARTITION BY _code ORDER BY {', '.join(['_known', '_event', '_created', *order])}) "
+        "QUALIFY _event = max(_event) OVER later AND _known IS DISTINCT FROM lead(_known) OVER later"
     )
 
 
-def features_sql(view: View, punctual: bool = False) -> str:
-    """SQL of a view's features for each row of `entities`, in the order of its `_row`."""
-    on = [f"e.{quoted(mine)} = v._key{i}" for i, mine in enumerate(view.entity_keys)]
-    on.append("e._asked >= v._known")
+def features_sql(view: View) -> str:
+    """SQL of a view's features for each row of `entities`, in the order of its `_row`.
+
+    Keys that are asked for are numbered first, whatever their types and however many columns: sorting and joining
+    by a number is quicker, and rows of other keys go early.
+    """
+    source = view.source
+    keys = [f"_key{i}" for i in range(len(view.entity_keys))]
+    named = [f"{quoted(mine)} AS {key}" for mine, key in zip(view.entity_keys, keys, strict=True)]
+    distinct = f"SELECT DISTINCT {', '.join(named)} FROM entities" if named else "SELECT 1"
+    by_entity = [f"e.{quoted(mine)} = c.{key}" for mine, key in zip(view.entity_keys, keys, strict=True)]
+    by_source = [f"s.{quoted(column)} = c.{key}" for column, key in zip(source.keys, keys, strict=True)]
     expired = "FALSE" if view.ttl is None else f"e._asked > v._event + {in_micros(view.ttl)}"
     features = ", ".join(
         f"CASE WHEN {expired} THEN NULL ELSE v.{quoted(column)} END AS {quoted(output)}"
         for column, output in view.features.items()
     )
-    return (
-        f"SELECT {features} FROM entities e ASOF LEFT JOIN "
-        f"({best_known(view.source, tuple(view.features), punctual)}) v ON {' AND '.join(on)} ORDER BY e._row"
+    rows = (
+        f"SELECT c._code, {listed(quoted(column) for column in view.features)}{listed(source.order)}"
+        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created, "
+        f"greatest(_event, _created) AS _known FROM {source.scan} s JOIN codes c ON {_all(by_source)} "
+        f"WHERE {quoted(source.event)} IS NOT NULL"
     )
+    return (
+        f"WITH codes AS MATERIALIZED (SELECT *, row_number() OVER () AS _code FROM ({distinct})), "
+        f"asked AS (SELECT e._row, e._asked, c._code FROM entities e LEFT JOIN codes c ON {_all(by_entity)}) "
+        f"SELECT {features} FROM asked e ASOF LEFT JOIN ({best_known(rows, source.order)}) v "
+        "ON e._code = v._code AND e._asked >= v._known ORDER BY e._row"
+    )
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return " AND ".join(conditions) or "TRUE"
 
 
 def latest_sql(source: Source, columns: Sequence[str], since: datetime | None, until: datetime) -> str:

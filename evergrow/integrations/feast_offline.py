@@ -161,14 +161,6 @@ def _view(
     )
 
 
-def _is_punctual(source: Source, db: duckdb.DuckDBPyConnection) -> bool:
-    """Whether no row was created after its event."""
-    if source.created is None:
-        return True
-    late = f"SELECT 1 FROM {source.scan} WHERE {micros(source.created)} > {micros(source.event)} LIMIT 1"
-    return not db.execute(late).fetchall()
-
-
 class _ParquetJob(RetrievalJob):  # type: ignore[misc]
     """A query that runs when its result is asked for, and can be written to a file without holding it in memory."""
 
@@ -279,7 +271,7 @@ class _AsofJob(_ParquetJob):
         for declared in self._views:
             view = _view(declared, self._references, self._full_names, self._config, db)
             self._check_keys(declared, view, db)
-            yield features_sql(view, _is_punctual(view.source, db))
+            yield features_sql(view)
 
     def _check_keys(self, declared: FeatureView, view: View, db: duckdb.DuckDBPyConnection) -> None:
         columns = db.sql("SELECT * FROM entities LIMIT 0").columns
@@ -320,9 +312,7 @@ def _event_column(entities: pd.DataFrame) -> str:
 _ROWS_AT_A_TIME = 100_000
 
 
-def write_parquet(
-    path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = None
-) -> None:
+def write_parquet(path: Path, batches: Any, schema: pa.Schema | None = None) -> None:
     """Write a parquet file aside and put it in place at once: a reader sees the old one or the new one.
 
     Args:
@@ -334,7 +324,7 @@ def write_parquet(
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("wb") as file:
-            with pq.ParquetWriter(file, schema or getattr(batches, "schema")) as writer:
+            with pq.ParquetWriter(file, schema or batches.schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
             file.flush()
