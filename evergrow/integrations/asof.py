@@ -91,8 +91,20 @@ def best_known(rows: str, order: Sequence[str]) -> str:
     )
 
 
-def features_sql(view: View) -> str:
+def exceptions_sql(source: Source) -> tuple[str, str]:
+    """SQL of rows, if any, that make `best_known` necessary: created after their event, or equal in key and event.
+
+    Without them each row is the best known of its key from its event on.
+    """
+    late = f"SELECT 1 FROM {source.scan} WHERE {source.created_or_event} > {micros(source.event)} LIMIT 1"
+    by = ", ".join([*map(quoted, source.keys), quoted(source.event)])
+    return late, f"SELECT 1 FROM {source.scan} GROUP BY {by} HAVING count(*) > 1 LIMIT 1"
+
+
+def features_sql(view: View, plain: bool = False) -> str:
     """SQL of a view's features for each row of `entities`, in the order of its `_row`.
+
+    `plain` tells that the source has no row that `exceptions_sql` looks for.
 
     Keys that are asked for are numbered first, whatever their types and however many columns: sorting and joining
     by a number is quicker, and rows of other keys go early.
@@ -114,10 +126,11 @@ def features_sql(view: View) -> str:
         f"greatest(_event, _created) AS _known FROM {source.scan} s JOIN codes c ON {_all(by_source)} "
         f"WHERE {quoted(source.event)} IS NOT NULL"
     )
+    best = rows if plain else best_known(rows, source.order)
     return (
         f"WITH codes AS MATERIALIZED (SELECT *, row_number() OVER () AS _code FROM ({distinct})), "
         f"asked AS (SELECT e._row, e._asked, c._code FROM entities e LEFT JOIN codes c ON {_all(by_entity)}) "
-        f"SELECT {features} FROM asked e ASOF LEFT JOIN ({best_known(rows, source.order)}) v "
+        f"SELECT {features} FROM asked e ASOF LEFT JOIN ({best}) v "
         "ON e._code = v._code AND e._asked >= v._known ORDER BY e._row"
     )
 

@@ -56,6 +56,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from evergrow.integrations.asof import (
     Source,
     View,
+    exceptions_sql,
     features_sql,
     instant_micros,
     latest_sql,
@@ -271,7 +272,8 @@ class _AsofJob(_ParquetJob):
         for declared in self._views:
             view = _view(declared, self._references, self._full_names, self._config, db)
             self._check_keys(declared, view, db)
-            yield features_sql(view)
+            plain = not any(db.execute(query).fetchall() for query in exceptions_sql(view.source))
+            yield features_sql(view, plain)
 
     def _check_keys(self, declared: FeatureView, view: View, db: duckdb.DuckDBPyConnection) -> None:
         columns = db.sql("SELECT * FROM entities LIMIT 0").columns
