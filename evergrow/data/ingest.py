@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -30,10 +31,10 @@ class TableReport(Value):
     """What happened to one raw table."""
 
     table: str
-    read: int
-    kept: int
-    repeated: int
-    quarantined: int
+    read: int = 0
+    kept: int = 0
+    repeated: int = 0
+    quarantined: int = 0
     quarantine: str | None = None
     unseen: tuple[str, ...] = ()
     watermark: Instant
@@ -55,13 +56,15 @@ class IngestReport(Value):
 def ingest(source: Source, lake: Lake, until: datetime, progress: Progress = lambda _: None) -> IngestReport:
     """Bring a lake up to `until`: raw rows after each table's watermark, then the derived tables.
 
-    Asking again for what is there already reads and changes nothing. A refused batch leaves everything as it was.
+    Asking again for what is there already reads and changes nothing. A refused batch leaves every table as it was.
 
     Raises:
         UpstreamError: a source changed its shape, unit, pace or clock.
         DataError: `derive` gave something that cannot be used.
     """
-    reports = tuple(_table(source, table, lake, until, progress) for table in source.tables)
+    # Every table is judged before any is kept: a fault in the last leaves the first as it was too.
+    batches = [_judged(source, table, lake, until, progress) for table in source.tables]
+    reports = tuple(_keep(batch, lake, until) for batch in batches)
     made_of = digest({"rows": lake.raw_digest(), "code": _code(source)})
     derived = lake.digest() != made_of
     if derived:
@@ -74,31 +77,51 @@ def ingest(source: Source, lake: Lake, until: datetime, progress: Progress = lam
     return IngestReport(tables=reports, derived=derived, digest=made_of)
 
 
-def _table(source: Source, table: Table, lake: Lake, until: datetime, progress: Progress) -> TableReport:
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one table, judged but not kept yet; None if there was nothing to ask for."""
+
+    table: Table
+    good: pd.DataFrame | None = None
+    bad: pd.DataFrame = field(default_factory=pd.DataFrame)
+    repeated: int = 0
+    unseen: tuple[str, ...] = ()
+
+
+def _judged(source: Source, table: Table, lake: Lake, until: datetime, progress: Progress) -> _Batch:
     after = lake.watermark(table.name)
     if after is not None and after >= until:
-        return TableReport(table=table.name, read=0, kept=0, repeated=0, quarantined=0, watermark=after)
+        return _Batch(table)
     progress(f"reading {table.name} after {after.isoformat() if after else 'the beginning'}")
     batch = source.read(table.name, after, until)
     stored = lake.read_raw(table.name) if lake.rows(table.name) else None
     upstream.check(table, batch, stored, after, until)
+    batch = batch[[c for c in table.schema.columns if c in batch]]
     good, bad, repeated = judge(table, batch, stored)
-    if len(batch) and len(bad) > MOST_QUARANTINED * len(batch):
+    if len(bad) > MOST_QUARANTINED * len(batch):
         raise UpstreamError(
             f"table {table.name!r}: {len(bad):,} of {len(batch):,} rows break its rules, at most "
             f"{MOST_QUARANTINED:.0%} may; the most frequent: {bad[REASON].mode().iloc[0]}",
             hint="nothing was stored. Mend the source, or the table's rules",
         )
-    kept_at = lake.quarantine(table.name, bad) if len(bad) else None
-    lake.append(table.name, good, until)
+    return _Batch(table, good, bad, repeated, tuple(upstream.unseen(table, good, stored)))
+
+
+def _keep(batch: _Batch, lake: Lake, until: datetime) -> TableReport:
+    """Quarantine first: once the watermark has moved, the refused rows are not read again."""
+    name, kept = batch.table.name, batch.good
+    if kept is None:
+        return TableReport(table=name, watermark=lake.watermark(name) or until)
+    refused = lake.quarantine(name, batch.bad) if len(batch.bad) else None
+    lake.append(name, kept, until)
     return TableReport(
-        table=table.name,
-        read=len(batch),
-        kept=len(good),
-        repeated=repeated,
-        quarantined=len(bad),
-        quarantine=str(kept_at) if kept_at else None,
-        unseen=tuple(upstream.unseen(table, good, stored)),
+        table=name,
+        read=len(kept) + len(batch.bad) + batch.repeated,
+        kept=len(kept),
+        repeated=batch.repeated,
+        quarantined=len(batch.bad),
+        quarantine=str(refused) if refused else None,
+        unseen=batch.unseen,
         watermark=until,
     )
 
@@ -145,6 +168,7 @@ def _broken_rules(table: Table, batch: pd.DataFrame) -> dict[int, list[str]]:
 
 def _in(batch: pd.DataFrame, stored: pd.DataFrame, columns: list[str]) -> pd.Series:
     """Whether each row of `batch` is in `stored`, by `columns`; missing equals missing."""
+    columns = [c for c in columns if c in stored]
     hashed = pd.util.hash_pandas_object(batch[columns], index=False)
     return hashed.isin(pd.util.hash_pandas_object(stored[columns].astype(batch[columns].dtypes), index=False))
 

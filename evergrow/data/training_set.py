@@ -38,6 +38,7 @@ def build(
     """
     spec = model.spec
     labelled = _known(examples, spec.label.column, as_of)
+    _check_labels(model, labelled)
     labelled = _window(labelled, model)
     at = boundaries(labelled, spec.evaluation.holdout, spec.training.calibration_length)
     given = [c for c in examples.columns if c not in (EVENT_TIMESTAMP, KNOWN_AT, spec.label.column)]
@@ -106,6 +107,18 @@ def _known(examples: pd.DataFrame, label: str, as_of: datetime) -> pd.DataFrame:
     if known.empty:
         raise NotEnoughData(f"no label was known as of {as_of.isoformat()}, of {len(examples):,} examples")
     return known
+
+
+def _check_labels(model: ContinualModel, rows: pd.DataFrame) -> None:
+    """Refuse labels that the task cannot be trained on, before anything is joined."""
+    column, task = model.spec.label.column, model.spec.task
+    labels = rows[column]
+    if not is_numeric_dtype(labels):
+        raise DataError(f"examples.{column} must be a number for {task}, found {labels.dtype}")
+    wrong = labels[~labels.isin([0, 1])] if task == "binary-classification" else labels[labels.abs() == float("inf")]
+    if len(wrong):
+        rule = "0 or 1" if task == "binary-classification" else "finite"
+        raise DataError(f"examples.{column} must be {rule} for {task}, found {wrong.iloc[0]} in {len(wrong):,} rows")
 
 
 def _window(rows: pd.DataFrame, model: ContinualModel) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -17,6 +17,10 @@ ENOUGH = 200
 DEFAULT_SHIFT = 8.0
 # Below this, a median is about zero and a ratio means nothing.
 NEARLY_ZERO = 1e-9
+# A level of which so many rows are expected does not stay away by chance.
+EXPECTED = 100
+# Less than a day is too short to be compared with the usual number of rows per day.
+DAY = timedelta(days=1)
 
 
 def check(
@@ -36,8 +40,9 @@ def check(
     """
     faults = list(_columns(table, batch)) or list(_types(table, batch))
     if not faults:
-        faults = [*_clock(table, batch, after, until), *_lost(table, batch, after, until)]
-        if stored is not None:
+        faults = [*_clock(table, batch, after, until), *_gaps(table, batch, after, until)]
+        if stored is not None and after is not None:
+            faults += [*_fewer(table, batch, stored, until - after), *_vanished(table, batch, stored)]
             faults += _units(table, batch, stored)
     if faults:
         raise UpstreamError(
@@ -94,14 +99,19 @@ def _clock(table: Table, batch: pd.DataFrame, after: datetime | None, until: dat
         yield f"column {table.known_at!r} is missing in {int(known.isna().sum()):,} rows: when did they become known?"
     if after is not None and (known <= pd.Timestamp(after)).any():
         yield (
-            f"the clock went backwards: {int((known <= pd.Timestamp(after)).sum()):,} rows became known at "
-            f"{known.min()} or later, not after the watermark {after.isoformat()}"
+            f"the clock went backwards: {int((known <= pd.Timestamp(after)).sum()):,} rows became known from "
+            f"{known.min()} on, not after the watermark {after.isoformat()}"
         )
     if (known > pd.Timestamp(until)).any():
         yield f"rows from the future: known up to {known.max()}, asked for until {until.isoformat()}"
+    if table.happened_at is not None and (early := known < batch[table.happened_at]).any():
+        yield (
+            f"{int(early.sum()):,} rows were known before they happened: the first at {known[early].iloc[0]}, "
+            f"{table.happened_at} {batch.loc[early, table.happened_at].iloc[0]}"
+        )
 
 
-def _lost(table: Table, batch: pd.DataFrame, after: datetime | None, until: datetime) -> Iterator[str]:
+def _gaps(table: Table, batch: pd.DataFrame, after: datetime | None, until: datetime) -> Iterator[str]:
     if table.pace is None:
         return
     marks = pd.Series([pd.Timestamp(until)])
@@ -114,8 +124,31 @@ def _lost(table: Table, batch: pd.DataFrame, after: datetime | None, until: date
         yield f"rows are lost: none between {end - gap.max()} and {end}, at least one per {table.pace} is declared"
 
 
+def _fewer(table: Table, batch: pd.DataFrame, stored: pd.DataFrame, span: timedelta) -> Iterator[str]:
+    known = stored[table.known_at]
+    before = known.max() - known.min()
+    if not table.least or min(span, before) < DAY:
+        return
+    usual, now = len(stored) * (DAY / before), len(batch) * (DAY / span)
+    if now < table.least * usual:
+        yield (
+            f"rows are lost: {now:,.1f} per day in {span}, {usual:,.1f} per day are usual and at least "
+            f"{table.least:.0%} of that are declared"
+        )
+
+
+def _vanished(table: Table, batch: pd.DataFrame, stored: pd.DataFrame) -> Iterator[str]:
+    for column in table.categories:
+        expected = stored[column].value_counts(normalize=True) * len(batch)
+        for level in expected.index[(expected >= EXPECTED) & ~expected.index.isin(batch[column])]:
+            yield (
+                f"rows are lost: none of the {len(batch):,} rows has {column} {level!r}, "
+                f"about {expected[level]:,.0f} are usual"
+            )
+
+
 def _units(table: Table, batch: pd.DataFrame, stored: pd.DataFrame) -> Iterator[str]:
-    for column in batch.columns:
+    for column in (c for c in table.schema.columns if c in batch and c in stored):
         factor = table.shift.get(column, DEFAULT_SHIFT)
         if not factor or not is_numeric_dtype(batch[column]) or is_bool_dtype(batch[column]):
             continue

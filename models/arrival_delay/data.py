@@ -52,7 +52,7 @@ TABLES: Sequence[Table] = (
         name="schedules",
         key=_FLIGHT,
         known_at="published_at",
-        categories=("carrier",),
+        categories=("carrier", "origin"),
         schema=DataFrameSchema(
             {
                 "carrier": Column(str, Check.str_length(2, 2)),
@@ -76,6 +76,7 @@ TABLES: Sequence[Table] = (
         name="outcomes",
         key=_FLIGHT,
         known_at="known_at",
+        categories=("carrier", "origin"),
         schema=DataFrameSchema(
             {
                 "carrier": Column(str, Check.str_length(2, 2)),
@@ -99,6 +100,8 @@ TABLES: Sequence[Table] = (
         name="weather",
         key=("origin", "hour"),
         known_at="known_at",
+        happened_at="hour",
+        categories=("origin",),
         schema=DataFrameSchema(
             {
                 "origin": _ORIGIN,
