@@ -105,7 +105,9 @@ class Materialization:
     def _current(self) -> State:
         """The state; one of another definition or of an online store that was emptied remembers no rows."""
         config = self._config.online_store
-        definition = digest([[str(c) for c in self._view.schema], self._columns, config.model_dump(mode="json")])
+        # Feast gives a view's schema in another order in every process.
+        schema = sorted(str(column) for column in self._view.schema)
+        definition = digest([schema, self._columns, config.model_dump(mode="json")])
         state = State(definition=definition)
         if self._state_file.exists():
             state = State.model_validate_json(self._state_file.read_bytes())

@@ -263,6 +263,38 @@ def test_only_rows_that_changed_are_written(store: FeastStore) -> None:
     assert sum(later.values()) < sum(first.values()) / 2
 
 
+MATERIALIZED = """
+import sys
+from pathlib import Path
+from evergrow.contracts import instant
+from evergrow.environment import Environment
+from evergrow.integrations.feast import FeastStore
+
+store = FeastStore(Environment(home=Path(sys.argv[1]), feature_repo=Path(sys.argv[2]), tracking_uri=""))
+store.apply()
+print(sum(store.materialize("flights", instant(sys.argv[3]), allow_earlier=True).values()))
+"""
+
+
+def test_another_process_remembers_what_was_written(store: FeastStore) -> None:
+    until = (START + WEEK).to_pydatetime()
+    places = [str(store.environment.home), str(store.environment.feature_repo)]
+    written = []
+    for seed in range(4):
+        # Sets have another order in every process; what is remembered must not depend on it.
+        done = subprocess.run(
+            [sys.executable, "-c", MATERIALIZED, *places, until.isoformat()],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        written.append(int(done.stdout.split()[-1]))
+    assert written[0] > 50
+    assert written[1:] == [0, 0, 0]
+
+
 def test_going_back_is_refused_unless_asked_for(store: FeastStore) -> None:
     until = (START + WEEK).to_pydatetime()
     earlier = until - timedelta(days=4)
