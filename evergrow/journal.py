@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
@@ -35,6 +35,8 @@ class Event(BaseModel):
     error: str = ""
     """Of "failed": name of the error's class."""
     hint: str = ""
+    passing: bool = False
+    """Of "noted": what the step is doing, of no interest once it has gone on."""
 
     def as_error(self) -> EvergrowError:
         """The error a failed step raised, as far as another process can raise it again."""
@@ -69,7 +71,7 @@ class Journal:
                 yield Event.model_validate(json.loads(line))
 
 
-def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **more: str) -> None:
+def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **more: Any) -> None:
     if folder := os.environ.get(FOLDER):
         Journal(Path(folder)).write(Event(step=name, process=os.getpid(), at=time.time(), what=what, **more))
 
@@ -93,10 +95,10 @@ def step(main: Callable[P, R]) -> Callable[P, R]:
     return told
 
 
-def note(step: str, text: str) -> None:
-    """Say something of a step to whoever watches the run, and to the log."""
+def note(step: str, text: str, *, passing: bool = False) -> None:
+    """Say something of a step to whoever watches the run, and to the log; `passing` if only until it goes on."""
     print(f"{step}: {text}", flush=True)
-    _tell(step, "noted", text=text)
+    _tell(step, "noted", text=text, passing=passing)
 
 
 def returned(events: list[Event]) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ def main(spec: str, as_of: str, snapshot: str) -> str:
     except TypeError as error:
         raise SpecError(f"spec.source.options: {given.entrypoint} does not take them: {error}") from error
     lake = Lake(Environment.read().data(document.name))
-    report = ingest(source, lake, instant(as_of), lambda text: note("ingest", text))
+    report = ingest(source, lake, instant(as_of), lambda text: note("ingest", text, passing=True))
     refused = sum(table.quarantined for table in report.tables)
     note("ingest", f"{report.kept:,} new rows, {refused:,} quarantined")
     for table in report.tables:

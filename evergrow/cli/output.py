@@ -88,11 +88,12 @@ class Steps:
         task = self._tasks[event.process]
         if event.what == "noted":
             began, said = self._started[event.process]
-            said = f"{said}; {event.text}" if said else event.text
-            self._started[event.process] = (began, said)
-            self._progress.update(task, said=said)
+            told = f"{said}; {event.text}" if said else event.text
+            self._progress.update(task, said=told)
+            if not event.passing:
+                self._started[event.process] = (began, told)
         if event.what == "ended":
-            self._progress.update(task, completed=1)
+            self._progress.update(task, completed=1, said=self._started[event.process][1])
         if event.what in ("ended", "failed") and not self.console.is_terminal:
             began, said = self._started[event.process]
             mark = "✓" if event.what == "ended" else "✗"

@@ -151,9 +151,11 @@ class LocalRunner:
 
 
 def _first_error(log: str) -> str:
-    """The line that ends the first traceback: later ones follow from it."""
-    found = re.search(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .*)$", log, re.MULTILINE)
-    return found[1] if found else (log.strip().splitlines() or ["no output"])[-1]
+    """Our own error if there is one, else the line that ends the first traceback: later ones follow from it."""
+    for error in (r"evergrow\.errors\.\w+: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception): .*)"):
+        if found := re.search(rf"^\s*{error}$", log, re.MULTILINE):
+            return found[1]
+    return (log.strip().splitlines() or ["no output"])[-1]
 
 
 def execute(pipeline: str, folder: Path) -> None:

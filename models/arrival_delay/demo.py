@@ -59,7 +59,7 @@ def demo(model: ContinualModel, environment: Environment, keep_serving: bool) ->
     with serving(environment, model, MORNING, keep_serving) as (url, process):
         answers = ask(environment, model, url)
     scored = run_pipeline(environment, Pipeline.BATCH_SCORING, model, MORNING)
-    run_pipeline(environment, Pipeline.MATERIALIZATION, model, LATER)
+    bring_outcomes(environment, model)
     return [
         *(line for summary in trained for line in told(summary)),
         ("asked online", answers),
@@ -150,6 +150,15 @@ def _sendable(row: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(row), **known, **texts}
 
 
+def bring_outcomes(environment: Environment, model: ContinualModel) -> None:
+    """Ingest what has become known since: how the flights ended."""
+    from evergrow.data.ingest import ingest
+    from evergrow.data.lake import Lake
+    from models.arrival_delay.data import Flights
+
+    ingest(Flights(), Lake(environment.data(model.name)), instant(LATER))
+
+
 def turned_out(environment: Environment, model: ContinualModel, folder: Path) -> str:
     """How good the batch's predictions were, now that the flights have arrived."""
     from components.score.step import read_predictions
@@ -188,6 +197,7 @@ def show(lines: Figures) -> None:
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in lines:
         table.add_row(name, value)
     Console(highlight=False).print(table)
