@@ -71,6 +71,7 @@ class MlflowRegistry:
     @functools.cached_property
     def _client(self) -> Any:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking.client import MlflowClient
 
         uri = self.environment.tracking_uri

@@ -170,7 +170,9 @@ def test_models_are_listed_shown_and_audited(evergrow: Evergrow, registered: Mlf
     (listed,) = json.loads(evergrow("models", "list", "-o", "json").out)
     assert (listed["model"], listed["version"], listed["aliases"]) == ("bikes", 1, ["champion"])
     assert "champion" in evergrow("models", "list").out
-    assert "mae 2.0 < champion 3.0" in evergrow("models", "show", "bikes").out
+    shown = evergrow("models", "show", "bikes")
+    assert "mae 2.0 < champion 3.0" in shown.out
+    assert shown.err == ""
     assert json.loads(evergrow("models", "show", "bikes", "1", "-o", "json").out)["evaluation"]["rows"] == 300
     (record,) = json.loads(evergrow("models", "audit", "-o", "json").out)
     assert (record["actor"], record["version"]) == ("ada", 1)
