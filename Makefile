@@ -23,7 +23,7 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	@echo "installing pinned requirements into $(VENV) ..."
 	@awk '/^[a-z]/{keep=/^uv==/} keep' requirements/dev.txt > $(VENV)/uv.txt
 	@$(BIN)/pip install -q --require-hashes -r $(VENV)/uv.txt \
-	  && $(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+	  && $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 	  || $(BIN)/pip install -q --require-hashes -r requirements/dev.txt
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
