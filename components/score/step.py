@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 import pandas as pd
-from evergrow.data.lake import Lake
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Value, instant
+from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, PipelineError, RegistryError
 from evergrow.journal import note, step
