@@ -159,10 +159,13 @@ def _broken_rules(table: Table, batch: pd.DataFrame) -> dict[int, list[str]]:
             raise UpstreamError(
                 f"table {table.name!r}: {structural.iloc[0]['column']}: {structural.iloc[0]['check']}"
             ) from error
-        for case in cases.drop_duplicates(["index", "column", "check"]).itertuples():
-            where = "" if case.schema_context == "DataFrameSchema" else f"{case.column}: "
-            found = f", found {case.failure_case!r}" if where else ""
-            reasons.setdefault(int(case.index), []).append(f"{where}{case.check}{found}")
+        # A rule over several columns is a case for each of them.
+        whole_row = cases["schema_context"] == "DataFrameSchema"
+        for case in cases[whole_row].drop_duplicates(["index", "check"]).itertuples():
+            reasons.setdefault(int(case.index), []).append(str(case.check))
+        for case in cases[~whole_row].drop_duplicates(["index", "column", "check"]).itertuples():
+            rule = f"{case.column}: {case.check}, found {case.failure_case!r}"
+            reasons.setdefault(int(case.index), []).append(rule)
     return reasons
 
 
