@@ -80,6 +80,10 @@ class Steps:
     ) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """Say something of the run as a whole."""
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)
+
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         if event.what == "started":

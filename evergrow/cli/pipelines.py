@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +52,7 @@ def run(
     require_pass: Annotated[
         bool, typer.Option("--require-pass", help=f"Exit with {GATE_DID_NOT_PASS} unless the gate passes.")
     ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run even if nothing that it reads has changed.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Run a pipeline here, each step in its own process, as Kubeflow would on a cluster.
@@ -68,19 +70,24 @@ def run(
     from evergrow.spec import load
 
     document = load(file)
-    summary = run_pipeline(Environment.read(), pipeline, document, read_as_of(as_of))
+    summary = run_pipeline(Environment.read(), pipeline, document, read_as_of(as_of), again)
     show(summary, output, _told(summary))
     if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":
         raise typer.Exit(GATE_DID_NOT_PASS)
 
 
-def score(file: File, as_of: AsOf = None, output: OutputOption = Output.TEXT) -> None:
+def score(
+    file: File,
+    as_of: AsOf = None,
+    again: Annotated[bool, typer.Option("--again", help="Score even if that was done.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
     """Score the rows that come up next with the champion: the batch_scoring pipeline.
 
     Examples:
       evergrow score -f models/arrival_delay/model.yaml --as-of 2013-10-01
     """
-    run(Pipeline.BATCH_SCORING, file, as_of, require_pass=False, output=output)
+    run(Pipeline.BATCH_SCORING, file, as_of, require_pass=False, again=again, output=output)
 
 
 def report(
@@ -117,15 +124,36 @@ def read_as_of(text: str | None) -> str:
         ) from error
 
 
-def run_pipeline(environment: Environment, pipeline: Pipeline, document: ContinualModel, as_of: str) -> dict[str, Any]:
-    """Run a pipeline with its steps shown, and say what came of it.
+def run_pipeline(
+    environment: Environment, pipeline: Pipeline, document: ContinualModel, as_of: str, again: bool = False
+) -> dict[str, Any]:
+    """Run a pipeline with its steps shown, and say what came of it; what was done already is told, not done again.
+
+    Args:
+        environment: where state lives.
+        pipeline: which one.
+        document: the model's.
+        as_of: ISO 8601.
+        again: run it even if nothing it reads has changed.
 
     Raises:
         PipelineError: a step failed; or the gate passed and yet nothing was deployed.
     """
+    from evergrow import runs
     from evergrow.integrations.kubeflow import LocalRunner
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
+        # What is online has no as-of of its own: another materialization may have come in between.
+        once = pipeline is not Pipeline.MATERIALIZATION
+        if (
+            once
+            and not again
+            and (told := runs.recall(environment, pipeline, document, as_of, _champion(environment, document)))
+        ):
+            steps.say(
+                f"done already, in {told['run']}: nothing that it reads has changed (--again runs it all the same)"
+            )
+            return told
         done = LocalRunner(environment).run(
             f"pipelines.{pipeline}:{pipeline}", {"spec": json.dumps(document.dump()), "as_of": as_of}, steps
         )
@@ -134,8 +162,30 @@ def run_pipeline(environment: Environment, pipeline: Pipeline, document: Continu
     if pipeline is Pipeline.TRAINING:
         summary |= _trained(environment, document, as_of, done)
     if pipeline is Pipeline.BATCH_SCORING:
-        summary["predictions"] = done.returned["commit"]
+        summary |= _scored(Path(done.returned["commit"]))
+    if once:
+        runs.remember(environment, pipeline, document, as_of, summary, _made(summary))
     return summary
+
+
+def _champion(environment: Environment, document: ContinualModel) -> Callable[[], int | None]:
+    def ask() -> int | None:
+        from evergrow.integrations.mlflow import MlflowRegistry
+
+        champion = MlflowRegistry(environment).resolve(document.name, "champion")
+        return champion.version if champion else None
+
+    return ask
+
+
+def _made(summary: Mapping[str, Any]) -> list[Path]:
+    named = [Path(summary[key]) for key in ("report", "serving", "predictions") if summary.get(key)]
+    return [*named, *(part for path in named if path.is_dir() for part in path.rglob("*") if part.is_file())]
+
+
+def _scored(predictions: Path) -> dict[str, Any]:
+    plan = json.loads((predictions / "_SUCCESS").read_text(encoding="utf-8"))["plan"]
+    return {"predictions": str(predictions), "champion": plan["version"]}
 
 
 def _trained(environment: Environment, document: ContinualModel, as_of: str, done: Run) -> dict[str, Any]:
@@ -148,9 +198,12 @@ def _trained(environment: Environment, document: ContinualModel, as_of: str, don
         raise PipelineError(
             "the gate passed, and yet the deploy step did not run", hint=f"see {done.folder / 'log.txt'}"
         )
+    version = int(done.returned["register"])
+    champion = version if "deploy" in done.returned else int(judged.champion) if judged.champion.isdigit() else None
     pages = done.artifact("evaluate", "page"), done.artifact("build_training_set", "exploration")
     return {
-        "version": int(done.returned["register"]),
+        "version": version,
+        "champion": champion,
         "identity": done.returned["train"],
         "verdict": judged.verdict.model_dump(),
         "metrics": _metrics(judged),

@@ -60,6 +60,11 @@ class Lake:
         text = self._manifest(table)["watermark"]
         return None if text is None else instant(text)
 
+    def is_read_up_to(self, instant: datetime) -> bool:
+        """Whether there are raw tables and all have been read up to an instant: ingest up to it would read nothing."""
+        marks = [self.watermark(path.parent.name) for path in self.root.glob("raw/*/manifest.json")]
+        return bool(marks) and all(mark is not None and mark >= instant for mark in marks)
+
     def read_raw(self, table: str) -> pd.DataFrame:
         """All rows of a raw table, in the order they came.
 

@@ -53,7 +53,7 @@ def code_digest(model: ContinualModel) -> str:
         {
             "python": "{}.{}".format(*sys.version_info),
             "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-            "sources": {**sources, own: source_digest(_place(own))},
+            "sources": {**sources, own: source_digest(place_of(own))},
         }
     )
 
@@ -66,12 +66,25 @@ def source_digest(place: Path) -> str:
 
 def own_package(model: ContinualModel) -> str:
     """The package that holds the estimator: "models.arrival_delay" of "models.arrival_delay.estimator:build"."""
-    module = model.spec.training.estimator.entrypoint.partition(":")[0]
+    return package_of(model.spec.training.estimator.entrypoint)
+
+
+def package_of(entrypoint: str) -> str:
+    """The package an entrypoint's module is in, or the module if it is in none.
+
+    >>> package_of("models.tips.data:Tips")
+    'models.tips'
+    """
+    module = entrypoint.partition(":")[0]
     return module.rpartition(".")[0] or module
 
 
-def _place(package: str) -> Path:
-    """The folder of a package, or the file of a module that is in none."""
+def place_of(package: str) -> Path:
+    """The folder of a package, or the file of a module that is in none.
+
+    Raises:
+        SpecError: it does not exist.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -82,7 +95,7 @@ def _place(package: str) -> Path:
     places = [*(found.submodule_search_locations or ()), found.origin] if found else []
     if not places or places[0] is None:
         raise SpecError(
-            f"spec.training.estimator.entrypoint: package {package!r} does not exist",
+            f"package {package!r}, which the document names, does not exist",
             hint=f"run from the folder that holds {package.partition('.')[0]}/, or install it",
         )
     return Path(places[0])

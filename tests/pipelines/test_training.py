@@ -44,12 +44,26 @@ def test_kubeflow_is_given_metrics_and_a_roc_curve(world: World) -> None:
 
 def test_the_same_identity_is_neither_trained_nor_judged_nor_registered_again(world: World) -> None:
     before = MlflowRegistry(world.environment).versions("toy-demand")
-    told = world.run("training", FIRST)
+    told = world.run("training", FIRST, "--again")
     assert told.code == 0, told.err
     assert "fetched, not trained again" in told.err
     assert "was judged against prior before" in told.err
     assert MlflowRegistry(world.environment).versions("toy-demand") == before
     assert len(AuditLog(world.environment.audit).records()) == 1
+
+
+def test_a_run_that_would_read_and_make_the_same_is_not_run_again(world: World) -> None:
+    first = world.run("training", FIRST)
+    assert (first.code, "done already" in first.err) == (0, True)
+    (page,) = world.environment.home.glob("reports/toy-demand/*/report.html")
+    page.unlink()
+    again = world.run("training", FIRST)
+    assert (again.code, "done already" in again.err) == (0, False)
+    assert page.exists()
+    ran = {"run", "seconds"}
+    assert {k: v for k, v in again.value.items() if k not in ran} == {
+        k: v for k, v in first.value.items() if k not in ran
+    }
 
 
 def test_a_worse_challenger_leaves_the_champion_serving(world: World, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_estimators_own_package_is_the_folder_that_holds_it():
 
 
 def test_a_package_that_does_not_exist_is_named(about):
-    with pytest.raises(SpecError, match=r"package 'models\.nowhere' does not exist"):
+    with pytest.raises(SpecError, match=r"package 'models\.nowhere', which the document names, does not exist"):
         identify(document(estimator="models.nowhere.estimator:build"), about)
 
 
