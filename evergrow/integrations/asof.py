@@ -105,33 +105,53 @@ def features_sql(view: View, plain: bool = False) -> str:
     """SQL of a view's features for each row of `entities`, in the order of its `_row`.
 
     `plain` tells that the source has no row that `exceptions_sql` looks for.
-
-    Keys that are asked for are numbered first, whatever their types and however many columns: sorting and joining
-    by a number is quicker, and rows of other keys go early.
     """
-    source = view.source
-    keys = [f"_key{i}" for i in range(len(view.entity_keys))]
-    named = [f"{quoted(mine)} AS {key}" for mine, key in zip(view.entity_keys, keys, strict=True)]
+    rows = rows_sql(view)
+    best = rows if plain else best_known(rows, view.source.order)
+    return (
+        f"WITH codes AS MATERIALIZED ({codes_sql(view)}), asked AS ({asked_sql(view)}) "
+        f"{join_sql(view, 'asked', f'({best})')} ORDER BY e._row"
+    )
+
+
+def codes_sql(view: View) -> str:
+    """SQL of the keys that `entities` asks for, as `_key0`, ..., each with a number, `_code`.
+
+    Whatever the keys' types and however many columns: sorting and joining by a number is quicker, and rows of other
+    keys go early.
+    """
+    named = [f"{quoted(mine)} AS _key{i}" for i, mine in enumerate(view.entity_keys)]
     distinct = f"SELECT DISTINCT {', '.join(named)} FROM entities" if named else "SELECT 1"
-    by_entity = [f"e.{quoted(mine)} = c.{key}" for mine, key in zip(view.entity_keys, keys, strict=True)]
-    by_source = [f"s.{quoted(column)} = c.{key}" for column, key in zip(source.keys, keys, strict=True)]
+    return f"SELECT *, row_number() OVER () AS _code FROM ({distinct})"
+
+
+def asked_sql(view: View) -> str:
+    """SQL of `_row`, `_asked` and `_code` (from `codes`) of every row of `entities`."""
+    same = [f"e.{quoted(mine)} = c._key{i}" for i, mine in enumerate(view.entity_keys)]
+    return f"SELECT e._row, e._asked, c._code FROM entities e LEFT JOIN codes c ON {_all(same)}"
+
+
+def rows_sql(view: View) -> str:
+    """SQL of a view's rows of the keys in `codes`: `_code`, features, place, `_event`, `_created` and `_known`."""
+    source = view.source
+    same = [f"s.{quoted(column)} = c._key{i}" for i, column in enumerate(source.keys)]
+    return (
+        f"SELECT c._code, {listed(quoted(column) for column in view.features)}{listed(source.order)}"
+        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created, "
+        f"greatest(_event, _created) AS _known FROM {source.scan} s JOIN codes c ON {_all(same)} "
+        f"WHERE {quoted(source.event)} IS NOT NULL"
+    )
+
+
+def join_sql(view: View, asked: str, best: str, extra: str = "") -> str:
+    """SQL of `extra` and a view's features for each row of `asked`, from the table expression `best`."""
     expired = "FALSE" if view.ttl is None else f"e._asked > v._event + {in_micros(view.ttl)}"
     features = ", ".join(
         f"CASE WHEN {expired} THEN NULL ELSE v.{quoted(column)} END AS {quoted(output)}"
         for column, output in view.features.items()
     )
-    rows = (
-        f"SELECT c._code, {listed(quoted(column) for column in view.features)}{listed(source.order)}"
-        f"{micros(source.event)} AS _event, {source.created_or_event} AS _created, "
-        f"greatest(_event, _created) AS _known FROM {source.scan} s JOIN codes c ON {_all(by_source)} "
-        f"WHERE {quoted(source.event)} IS NOT NULL"
-    )
-    best = rows if plain else best_known(rows, source.order)
     return (
-        f"WITH codes AS MATERIALIZED (SELECT *, row_number() OVER () AS _code FROM ({distinct})), "
-        f"asked AS (SELECT e._row, e._asked, c._code FROM entities e LEFT JOIN codes c ON {_all(by_entity)}) "
-        f"SELECT {features} FROM asked e ASOF LEFT JOIN ({best}) v "
-        "ON e._code = v._code AND e._asked >= v._known ORDER BY e._row"
+        f"SELECT {extra}{features} FROM {asked} e ASOF LEFT JOIN {best} v ON e._code = v._code AND e._asked >= v._known"
     )
 
 

@@ -65,6 +65,7 @@ from evergrow.integrations.asof import (
     micros,
     quoted,
 )
+from evergrow.integrations.asof_buckets import Buckets, buckets_for
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -84,8 +85,8 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 def connection(config: RepoConfig, timeout: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database of one query: in memory up to the limit, then in a directory that goes when it is done."""
     settings: AsofOfflineStoreConfig = config.offline_store
-    with tempfile.TemporaryDirectory(prefix="asof-", dir=settings.temp_directory) as spill:
-        limits = {"memory_limit": settings.memory_limit, "threads": settings.threads, "temp_directory": spill}
+    with _scratch(config) as spill:
+        limits = {"memory_limit": settings.memory_limit, "threads": settings.threads, "temp_directory": str(spill)}
         with duckdb.connect(config=limits) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             timer = threading.Timer(timeout, connection.interrupt) if timeout else None
@@ -96,6 +97,13 @@ def connection(config: RepoConfig, timeout: int | None = None) -> Iterator[duckd
             finally:
                 if timer:
                     timer.cancel()
+
+
+@contextmanager
+def _scratch(config: RepoConfig) -> Iterator[Path]:
+    """A directory for what does not fit in memory."""
+    with tempfile.TemporaryDirectory(prefix="asof-", dir=config.offline_store.temp_directory) as folder:
+        yield Path(folder)
 
 
 def _location(source: DataSource | None, config: RepoConfig) -> str:
@@ -217,9 +225,12 @@ class _ParquetJob(RetrievalJob):  # type: ignore[misc]
             table = self.to_arrow(timeout=timeout)
             write_parquet(path, table.to_reader())
             return
-        with connection(self._config, timeout) as db:
-            reader = db.sql(self._prepare(db)).to_arrow_reader(_ROWS_AT_A_TIME)
-            write_parquet(path, reader)
+        with connection(self._config, timeout) as db, _scratch(self._config) as folder:
+            write_parquet(path, self._reader(db, folder))
+
+    def _reader(self, db: duckdb.DuckDBPyConnection, folder: Path) -> pa.RecordBatchReader:
+        """The result, batch by batch; `folder` is there for what does not fit in memory."""
+        return db.sql(self._prepare(db)).to_arrow_reader(_ROWS_AT_A_TIME)
 
 
 class _PullJob(_ParquetJob):
@@ -268,10 +279,51 @@ class _AsofJob(_ParquetJob):
                     table = table.append_column(name, features.column(name))
             return table
 
-    def _queries(self, db: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    def _reader(self, db: duckdb.DuckDBPyConnection, folder: Path) -> pa.RecordBatchReader:
+        """Join in buckets that fit in memory; batches are slabs of rows, in their order."""
+        frame = self._register_entities(db)
+        views = list(self._joined_views(db))
+        rows = self._count(db, "entities")
+        if not rows or not views:
+            return super()._reader(db, folder)
+        most = max((self._count(db, view.source.scan) for view in views), default=0)
+        columns = max((len(view.features) for view in views), default=0) + _COLUMNS_OF_A_JOIN
+        ((limit,),) = db.execute("SELECT current_setting('memory_limit')").fetchall()
+        buckets = Buckets(db, folder, rows, buckets_for(rows + most, columns, limit))
+        names = [f"view{i}" for i in range(len(views))]
+        for view, name in zip(views, names, strict=True):
+            buckets.join(view, name)
+        slabs = self._slabs(db, frame, buckets, names)
+        first = next(slabs)
+        batches = (batch for slab in chain([first], slabs) for batch in slab.to_batches())
+        return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+    def _slabs(
+        self, db: duckdb.DuckDBPyConnection, frame: pa.Table | None, buckets: Buckets, names: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """Entity rows with their features, slab by slab."""
+        for start, end, features in buckets.slabs(names):
+            if frame is None:
+                query = f"SELECT * FROM entity_df WHERE rowid >= {start} AND rowid < {end} ORDER BY rowid"
+                table = db.sql(query).to_arrow_table()
+            else:
+                table = frame.slice(start, end - start)
+            for name in features.column_names:
+                table = table.append_column(name, features.column(name))
+            yield table
+
+    def _count(self, db: duckdb.DuckDBPyConnection, table: str) -> int:
+        ((count,),) = db.execute(f"SELECT count(*) FROM {table}").fetchall()
+        return int(count)
+
+    def _joined_views(self, db: duckdb.DuckDBPyConnection) -> Iterator[View]:
         for declared in self._views:
             view = _view(declared, self._references, self._full_names, self._config, db)
             self._check_keys(declared, view, db)
+            yield view
+
+    def _queries(self, db: duckdb.DuckDBPyConnection) -> Iterator[str]:
+        for view in self._joined_views(db):
             plain = not any(db.execute(query).fetchall() for query in exceptions_sql(view.source))
             yield features_sql(view, plain)
 
@@ -312,6 +364,8 @@ def _event_column(entities: pd.DataFrame) -> str:
 
 
 _ROWS_AT_A_TIME = 100_000
+# Key, event, created, known and place of a row.
+_COLUMNS_OF_A_JOIN = 5
 
 
 def write_parquet(path: Path, batches: Any, schema: pa.Schema | None = None) -> None:
