@@ -107,6 +107,7 @@ class SqliteStore:
         self._statements = [_union(group["views"]) for group in groups]
         self._places = [dict(_places(group["views"])) for group in groups]
         self._sizes = [_size(group["views"]) for group in groups]
+        self._times = [_times(group["views"]) for group in groups]
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -151,7 +152,10 @@ class SqliteStore:
             place = places.get((view, feature))
             if place is not None:
                 slots[place] = value
-            slots[places[view, None]] = _utc(event_time)
+            slots[places[view, None]] = event_time
+        for slot in self._times[group]:
+            if slots[slot] is not None:
+                slots[slot] = _utc(slots[slot])
         return slots
 
 
@@ -187,6 +191,11 @@ def _places(views: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, str
         slot += 1
 
 
+def _times(views: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The slots of event times."""
+    return [slot for (_, name), slot in _places(views) if name is None]
+
+
 def _size(views: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(view["features"]) + 1 for view in views)
 
@@ -199,7 +208,7 @@ class RedisStore:
         self.where = f"redis at {store['host']}:{store['port']}/{store['db']}"
         self._project = project.encode()
         self._commands = [_hmget(group["views"]) for group in groups]
-        self._times = [[slot for (_, name), slot in _places(g["views"]) if name is None] for g in groups]
+        self._times = [_times(group["views"]) for group in groups]
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._refused_until = 0.0
