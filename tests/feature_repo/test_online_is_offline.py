@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from feast.data_source import PushMode
 
 from evergrow.data.ingest import ingest
 from evergrow.data.lake import Lake
@@ -63,3 +64,18 @@ def test_every_feature_of_every_flight_of_a_week_is_online_what_it_is_offline(st
     pd.testing.assert_frame_equal(
         found.where(found.notna(), None), expected.where(expected.notna(), None), check_dtype=False
     )
+
+
+def test_a_landing_that_is_pushed_is_known_online_and_offline_at_once(store: FeastStore) -> None:
+    landed = pd.Timestamp(UNTIL) + timedelta(minutes=5)
+    stamps = {"event_timestamp": [landed], "created_timestamp": [landed]}
+    delays = {"plane_last_delay": 77.0, "plane_late_1d": 1.0, "plane_late_30d": 0.5, "plane_delay_7d": 12.0}
+    pushed = pd.DataFrame({"tailnum": ["N14228"], **stamps, **{name: [value] for name, value in delays.items()}})
+    store.feast.push("landings", pushed, to=PushMode.ONLINE_AND_OFFLINE)
+    references = [f"plane_delays:{name}" for name in delays]
+    answered = store.feast.get_online_features(references, [{"tailnum": "N14228"}]).to_dict()
+    assert {name: answered[name] for name in delays} == {name: [value] for name, value in delays.items()}
+    for minutes, knows in ((4, False), (6, True)):
+        asked = pd.DataFrame({"tailnum": ["N14228"], "event_timestamp": [UNTIL + timedelta(minutes=minutes)]})
+        joined = store.feast.get_historical_features(asked, references).to_df()
+        assert (joined.loc[0, list(delays)].to_dict() == delays) is knows
