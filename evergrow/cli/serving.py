@@ -84,7 +84,7 @@ def predict(
     """Ask a served model.
 
     Examples:
-      evergrow predict -m bike-demand station=12
+      evergrow predict -m electricity-demand region=VIC slot=17:30 half_hour=2014-11-02T07:30Z
 
       evergrow predict -m arrival-delay --json '{"carrier": "UA", "tailnum": "N14228", ...}'
 

@@ -33,7 +33,6 @@ class Demand:
             name="readings",
             key=("region", "half_hour"),
             known_at="known_at",
-            pace=timedelta(hours=6),
             schema=DataFrameSchema(
                 {
                     "region": Column(str),
