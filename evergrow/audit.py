@@ -8,9 +8,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Self
 
-from evergrow.contracts import Instant, Value
+from evergrow.contracts import Instant, ModelVersion, Value
 from evergrow.errors import RegistryError
 
 GENESIS = "0" * 64
@@ -29,6 +31,20 @@ class Promotion(Value):
     identity: str
     model_digest: str
     reason: str
+
+    @classmethod
+    def of(cls, version: ModelVersion, champion: ModelVersion | None, actor: str, reason: str, now: datetime) -> Self:
+        """The record of `version` taking the place of `champion`."""
+        return cls(
+            at=now,
+            actor=actor,
+            model=version.model,
+            replaced=champion.version if champion else None,
+            version=version.version,
+            identity=version.identity,
+            model_digest=version.model_digest,
+            reason=reason,
+        )
 
 
 class AuditLog:

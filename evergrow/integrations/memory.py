@@ -98,18 +98,7 @@ class MemoryRegistry:
         champion = self.resolve(version.model, "champion")
         if champion is not None and champion.version == version.version:
             return champion
-        record = self.audit.append(
-            Promotion(
-                at=now,
-                actor=self.actor,
-                model=version.model,
-                replaced=champion.version if champion else None,
-                version=version.version,
-                identity=version.identity,
-                model_digest=version.model_digest,
-                reason=reason,
-            )
-        )
+        record = self.audit.append(Promotion.of(version, champion, self.actor, reason, now))
         version = self._move("champion", self._versions[version.model, version.version])
         kept = tuple(alias for alias in version.aliases if alias != "challenger")
         return self._store(version.model_copy(update={"aliases": kept, "tags": {**version.tags, "audit": record}}))

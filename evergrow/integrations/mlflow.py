@@ -156,18 +156,7 @@ class MlflowRegistry:
         champion = self.resolve(version.model, CHAMPION)
         if champion is not None and champion.version == version.version:
             return champion
-        record = self.audit.append(
-            Promotion(
-                at=now,
-                actor=self.actor,
-                model=version.model,
-                replaced=champion.version if champion else None,
-                version=version.version,
-                identity=version.identity,
-                model_digest=version.model_digest,
-                reason=reason,
-            )
-        )
+        record = self.audit.append(Promotion.of(version, champion, self.actor, reason, now))
         self._client.set_model_version_tag(version.model, str(version.version), "audit", record)
         self._client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
         if CHALLENGER in self._again(version).aliases:

@@ -45,7 +45,16 @@ PUERTO_RICO = dict.fromkeys(("BQN", "SJU", "STT", "PSE"), "America/Puerto_Rico")
 
 _UTC = "datetime64[us, UTC]"
 _FLIGHT = ("carrier", "flight", "origin", "scheduled_departure")
+_CARRIER = Column(str, Check.str_length(2, 2))
 _ORIGIN = Column(str, Check.isin(["EWR", "JFK", "LGA"]))
+_FLIGHT_COLUMNS = {
+    "carrier": _CARRIER,
+    "flight": Column(int, Check.gt(0)),
+    "origin": _ORIGIN,
+    "dest": Column(str, Check.str_length(3, 3)),
+    "tailnum": Column(object, nullable=True),
+    "scheduled_departure": Column(_UTC),
+}
 
 TABLES: Sequence[Table] = (
     Table(
@@ -55,12 +64,7 @@ TABLES: Sequence[Table] = (
         categories=("carrier", "origin"),
         schema=DataFrameSchema(
             {
-                "carrier": Column(str, Check.str_length(2, 2)),
-                "flight": Column(int, Check.gt(0)),
-                "origin": _ORIGIN,
-                "dest": Column(str, Check.str_length(3, 3)),
-                "tailnum": Column(object, nullable=True),
-                "scheduled_departure": Column(_UTC),
+                **_FLIGHT_COLUMNS,
                 "scheduled_arrival": Column(_UTC),
                 "distance": Column(float, Check.in_range(10, 6000)),
                 "published_at": Column(_UTC),
@@ -79,12 +83,7 @@ TABLES: Sequence[Table] = (
         categories=("carrier", "origin"),
         schema=DataFrameSchema(
             {
-                "carrier": Column(str, Check.str_length(2, 2)),
-                "flight": Column(int, Check.gt(0)),
-                "origin": _ORIGIN,
-                "dest": Column(str, Check.str_length(3, 3)),
-                "tailnum": Column(object, nullable=True),
-                "scheduled_departure": Column(_UTC),
+                **_FLIGHT_COLUMNS,
                 "outcome": Column(str, Check.isin(["landed", "diverted", "cancelled"])),
                 "arrival_delay": Column(float, Check.in_range(-240, 2880), nullable=True),
                 "known_at": Column(_UTC),
@@ -138,7 +137,7 @@ TABLES: Sequence[Table] = (
         key=("carrier",),
         known_at="known_at",
         schema=DataFrameSchema(
-            {"carrier": Column(str, Check.str_length(2, 2)), "airline": Column(str), "known_at": Column(_UTC)},
+            {"carrier": _CARRIER, "airline": Column(str), "known_at": Column(_UTC)},
             strict=True,
         ),
     ),
