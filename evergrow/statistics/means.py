@@ -101,7 +101,7 @@ def leave_out(statistic: Callable[[Ints], float], blocks: Ints) -> Estimate:
         blocks: the block of each row, 0 … T - 1 in order of time, none empty.
     """
     everything = np.arange(len(blocks))
-    value, count = statistic(everything), int(blocks.max()) + 1
+    value, count = statistic(everything), int(np.max(blocks)) + 1
     if count < 2:
         return estimate(value, np.zeros(count))
     without = np.array([statistic(everything[blocks != b]) for b in range(count)])
@@ -120,7 +120,7 @@ def time_blocks(seconds: NDArray[np.int64], length: float, at_most: int | None =
     [0, 0, 1, 2]
     """
     _, numbers = np.unique(seconds // int(length), return_inverse=True)
-    count = int(numbers.max(initial=0)) + 1
+    count = int(np.max(numbers, initial=0)) + 1
     if at_most is not None and count > at_most:
         numbers = numbers // -(-count // at_most)
     return numbers.astype(np.intp)
