@@ -22,10 +22,12 @@ class Environment(BaseModel):
     """Where the Feast declarations are."""
     tracking_uri: str
     """MLflow's tracking and registry URI."""
+    store: str | None = None
+    """The object store's folder that state is mirrored with, on a cluster; None if `home` is all there is."""
 
     @classmethod
     def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
-        """From EVERGROW_ENV, EVERGROW_HOME, EVERGROW_FEATURE_REPO and MLFLOW_TRACKING_URI, each with a default.
+        """From EVERGROW_ENV, _HOME, _FEATURE_REPO and _STORE, and MLFLOW_TRACKING_URI, each with a default.
 
         >>> Environment.read({"EVERGROW_HOME": "/x"}).data("bikes").as_posix()
         '/x/data/bikes'
@@ -37,6 +39,7 @@ class Environment(BaseModel):
             home=home,
             feature_repo=Path(variables.get("EVERGROW_FEATURE_REPO", "feature_repo")).absolute(),
             tracking_uri=variables.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow/mlflow.db"),
+            store=variables.get("EVERGROW_STORE"),
         )
 
     def data(self, model: str) -> Path:
@@ -59,4 +62,4 @@ class Environment(BaseModel):
     @property
     def audit(self) -> Path:
         """The append-only record of promotions, JSON lines."""
-        return self.home / "audit.jsonl"
+        return self.home / "audit" / "audit.jsonl"

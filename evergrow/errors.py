@@ -55,6 +55,22 @@ class ServingError(EvergrowError):
     exit_code = 7
 
 
+class StoreError(EvergrowError):
+    """The object store refused, lacks something, or cannot be reached."""
+
+    exit_code = 8
+
+
+class ConflictError(StoreError):
+    """Another run changed the same state in the meantime; nothing of this one was kept."""
+
+
+class ClusterError(EvergrowError):
+    """Kubernetes or Kubeflow refused, lacks something, or cannot be reached."""
+
+    exit_code = 9
+
+
 class RequestError(EvergrowError):
     """A prediction request cannot be answered as it is; the caller must mend it (HTTP 4xx)."""
 

@@ -1,19 +1,14 @@
 """Where feature values come from: the tables that ingest derives, and what is pushed between two ingests."""
 
-import os
-
 from feast import Field, FileSource, PushSource, RequestSource
 from feast.types import Float64, UnixTimestamp
-
-# Relative to EVERGROW_HOME or, on a cluster, an object store's URL.
-DATA = os.environ.get("EVERGROW_DATA", "data")
 
 
 def table(model: str, name: str) -> FileSource:
     """A derived table of a model's lake."""
     return FileSource(
         name=f"{model}.{name}".replace("-", "_"),
-        path=f"{DATA}/{model}/tables/{name}.parquet",
+        path=f"data/{model}/tables/{name}.parquet",  # below EVERGROW_HOME
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
     )

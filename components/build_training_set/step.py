@@ -12,6 +12,7 @@ from evergrow.data.training_set import build, read
 from evergrow.environment import Environment
 from evergrow.integrations.feast import FeastStore
 from evergrow.integrations.feast_online import plan
+from evergrow.integrations.object_store import fetch
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -23,6 +24,7 @@ def main(spec: str, as_of: str, snapshot: str, training_set: str, exploration: s
 
     document, environment = parse(spec), Environment.read()
     ingested = IngestReport.model_validate_json(Path(snapshot).read_text(encoding="utf-8"))
+    fetch(environment, f"data/{document.name}")
     store = FeastStore(environment)
     store.apply()
     examples = Lake(environment.data(document.name)).read("examples")

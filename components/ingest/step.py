@@ -10,6 +10,7 @@ from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import SpecError
 from evergrow.importing import load_object
+from evergrow.integrations.object_store import mirrored
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -23,8 +24,10 @@ def main(spec: str, as_of: str, snapshot: str) -> str:
         source = load_object(given.entrypoint, "spec.source.entrypoint")(**given.options)
     except TypeError as error:
         raise SpecError(f"spec.source.options: {given.entrypoint} does not take them: {error}") from error
-    lake = Lake(Environment.read().data(document.name))
-    report = ingest(source, lake, instant(as_of), lambda text: note("ingest", text, passing=True))
+    environment = Environment.read()
+    with mirrored(environment, f"data/{document.name}"):
+        lake = Lake(environment.data(document.name))
+        report = ingest(source, lake, instant(as_of), lambda text: note("ingest", text, passing=True))
     refused = sum(table.quarantined for table in report.tables)
     note("ingest", f"{report.kept:,} new rows, {refused:,} quarantined")
     for table in report.tables:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from evergrow.contracts import instant
 from evergrow.environment import Environment
+from evergrow.integrations.object_store import fetch, mirrored
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -22,11 +23,14 @@ def main(spec: str, as_of: str) -> Mapping[str, int]:
     """
     from evergrow.integrations.feast import FeastStore
 
-    service = parse(spec).spec.features.service
-    environment = Environment.read()
+    document, environment = parse(spec), Environment.read()
+    service = document.spec.features.service
+    fetch(environment, f"data/{document.name}")
     store = FeastStore(environment)
     store.apply()
-    written = store.materialize(service, instant(as_of), allow_earlier=environment.name == "local")
+    earlier = environment.name == "local"
+    with mirrored(environment, "features/materialized") as publish:
+        written = store.materialize(service, instant(as_of), allow_earlier=earlier, planned=publish)
     rows = ", ".join(f"{view} {count:,}" for view, count in written.items())
     note("materialize", f"{service} as of {as_of}; rows that changed: {rows}")
     return written

@@ -16,6 +16,7 @@ from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Value, instant
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, PipelineError, RegistryError
+from evergrow.integrations.object_store import copy_here, fetch, publish, withdraw
 from evergrow.journal import note, step
 from evergrow.learning.bundle import Bundle, bundle_digest
 from evergrow.spec import ContinualModel, parse
@@ -62,6 +63,7 @@ def plan_shards(spec: str, as_of: str, plan: str) -> list[int]:
             hint="`evergrow run training` makes the first model that beats the prior the champion",
         )
     bundle = registry.fetch(champion, out / "bundle")
+    fetch(environment, f"data/{document.name}")
     rows = upcoming(document, Lake(environment.data(document.name)).read("examples"), as_of)
     rows.to_parquet(out / "rows.parquet", index=False)
     planned = Plan(
@@ -96,9 +98,10 @@ def _withdraw(plan: Plan, environment: Environment) -> None:
     """Predictions that another plan made are no longer complete from the moment parts are replaced."""
     folder = plan.folder(environment)
     folder.mkdir(parents=True, exist_ok=True)
+    copy_here(environment, folder)
     marker = folder / SUCCESS
     if marker.exists() and json.loads(marker.read_text(encoding="utf-8"))["plan"] != plan.model_dump(mode="json"):
-        marker.unlink()
+        withdraw(environment, marker)
 
 
 def shard_of(rows: pd.DataFrame, shards: int) -> pd.Series[int]:
@@ -121,9 +124,12 @@ def score(spec: str, shard: int, plan: str) -> int:
     known = rows.rename(columns={EVENT_TIMESTAMP: ASKED}).assign(
         **{EVENT_TIMESTAMP: pd.Timestamp(instant(planned.as_of))}
     )
+    fetch(environment, f"data/{document.name}")
     features = FeastStore(environment).history(document.spec.features.service, known)
     part = predict(Bundle.load(Path(plan) / "bundle"), rows, features, planned)
-    _replace(part, planned.folder(environment) / f"part-{shard:05d}.parquet")
+    path = planned.folder(environment) / f"part-{shard:05d}.parquet"
+    _write(path, part.to_parquet(index=False))
+    publish(environment, path)
     note("score", f"shard {shard}: {len(part):,} rows")
     return len(part)
 
@@ -145,16 +151,18 @@ def commit(spec: str, plan: str) -> str:
     Raises:
         PipelineError: a planned row is missing, is there twice, or was scored by another version.
     """
-    planned = _read(plan)
-    folder = planned.folder(Environment.read())
+    planned, environment = _read(plan), Environment.read()
+    folder = planned.folder(environment)
+    copy_here(environment, folder)
     names = [f"part-{shard:05d}.parquet" for shard in range(planned.shards)]
     for stray in {path.name for path in folder.glob("part-*.parquet")} - set(names):
-        (folder / stray).unlink()  # of an earlier run with more shards
+        withdraw(environment, folder / stray)  # of an earlier run with more shards
     counts = {name: _checked(folder / name, planned) for name in names}
     if sum(counts.values()) != planned.rows:
         raise PipelineError(f"{folder}: the parts hold {sum(counts.values()):,} rows, planned were {planned.rows:,}")
     manifest = {"plan": planned.model_dump(mode="json"), "rows": planned.rows, "parts": counts}
     _write(folder / SUCCESS, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    publish(environment, folder / SUCCESS)
     note("commit", f"{planned.rows:,} predictions in {folder}")
     return str(folder)
 
@@ -173,11 +181,8 @@ def _read(plan: str) -> Plan:
     return Plan.model_validate_json((Path(plan) / "plan.json").read_text(encoding="utf-8"))
 
 
-def _replace(part: pd.DataFrame, path: Path) -> None:
-    _write(path, part.to_parquet(index=False))
-
-
 def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
         file.write(content)

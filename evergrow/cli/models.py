@@ -101,8 +101,11 @@ def audit(output: OutputOption = Output.TEXT) -> None:
       evergrow models audit -o json
     """
     from evergrow.audit import AuditLog
+    from evergrow.integrations.object_store import fetch
 
-    records = AuditLog(Environment.read().audit).records()
+    environment = Environment.read()
+    fetch(environment, environment.audit.parent.name)
+    records = AuditLog(environment.audit).records()
     if output is Output.JSON:
         show([r.model_dump(mode="json") for r in records], output, "")
         return

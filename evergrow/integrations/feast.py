@@ -114,7 +114,13 @@ class FeastStore:
         _let_readers_read(store.config.online_store)
 
     def materialize(
-        self, service: str, until: datetime, progress: Progress = lambda *_: None, *, allow_earlier: bool = False
+        self,
+        service: str,
+        until: datetime,
+        progress: Progress = lambda *_: None,
+        *,
+        allow_earlier: bool = False,
+        planned: Callable[[], None] = lambda: None,
     ) -> Mapping[str, int]:
         """Make the online values of a service's views what they were at `until`; returns rows written per view.
 
@@ -126,6 +132,7 @@ class FeastStore:
             until: aware instant; not before that of an earlier call, unless `allow_earlier`.
             progress: told after each chunk.
             allow_earlier: take the values back to an `until` before that of an earlier call.
+            planned: called whenever what is to be written next is on disk, and nothing of it is online yet.
 
         Raises:
             FeatureStoreError: `until` lies before an earlier one, or Feast refuses.
@@ -136,7 +143,7 @@ class FeastStore:
             for view in self._stored_views(service):
                 home = self.environment.home / "features" / "materialized" / store.project / view.name
                 task = Materialization(store, view, home)
-                written[view.name] = task.run(until, partial(progress, view.name), allow_earlier)
+                written[view.name] = task.run(until, partial(progress, view.name), allow_earlier, planned)
             return written
 
     def history(self, service: str, entities: pd.DataFrame) -> pd.DataFrame:

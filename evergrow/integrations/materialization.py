@@ -82,8 +82,17 @@ class Materialization:
         self._event, self._created = source.timestamp_field, source.created_timestamp_column or None
         self._columns = [*self._keys, *self._features, self._event, *([self._created] if self._created else [])]
 
-    def run(self, until: datetime, progress: Callable[[int, int], None], allow_earlier: bool = False) -> int:
+    def run(
+        self,
+        until: datetime,
+        progress: Callable[[int, int], None],
+        allow_earlier: bool = False,
+        planned: Callable[[], None] = lambda: None,
+    ) -> int:
         """Make the online values those of `until`; returns the number of rows written.
+
+        `planned` is called when the plan is on disk and nothing of it online: who keeps the folder elsewhere too does
+        so then, and a run that finds a plan begun by a lost one completes it.
 
         Raises:
             FeatureStoreError: `until` is naive, or before that of an earlier run and `allow_earlier` is not given.
@@ -100,6 +109,7 @@ class Materialization:
                 )
             rows = self._finish(state, progress)
             self._plan(state, until)
+            planned()
             return rows + self._finish(state, progress)
 
     def _current(self) -> State:

@@ -20,6 +20,7 @@ from evergrow.audit import AuditLog, Promotion
 from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, RegistryError
+from evergrow.integrations.object_store import mirrored
 from evergrow.learning.bundle import bundle_digest
 from evergrow.learning.search import read_trials
 
@@ -156,7 +157,8 @@ class MlflowRegistry:
         champion = self.resolve(version.model, CHAMPION)
         if champion is not None and champion.version == version.version:
             return champion
-        record = self.audit.append(Promotion.of(version, champion, self.actor, reason, now))
+        with mirrored(self.environment, "audit"):
+            record = self.audit.append(Promotion.of(version, champion, self.actor, reason, now))
         self._client.set_model_version_tag(version.model, str(version.version), "audit", record)
         self._client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
         if CHALLENGER in self._again(version).aliases:

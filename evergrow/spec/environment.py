@@ -6,13 +6,22 @@ cluster, in the ConfigMap `evergrow-environment`, for `evergrow submit` and for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializationInfo,
+    StringConstraints,
+    field_serializer,
+    model_validator,
+)
 
 from evergrow.spec.base import Duration, Name, Part
+from evergrow.spec.model import ContinualModel
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 """A Kubernetes quantity: "500m" of a CPU, "2Gi" of memory."""
@@ -21,6 +30,25 @@ Image = Annotated[str, StringConstraints(pattern=r"^[\w.\-/]+(:\d+)?[\w.\-/]*(:[
 """An image with a tag, and a digest where it is known: "evergrow/server-python:0.1.0@sha256:..."."""
 
 Url = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+]*://\S+$")]
+
+Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/\d{1,3}$")]
+"""A range of addresses: "10.0.0.0/8", "fd00::/8"."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+StepName = Literal[
+    "ingest",
+    "build_training_set",
+    "train",
+    "evaluate",
+    "register",
+    "deploy",
+    "materialize",
+    "plan_shards",
+    "score",
+    "commit",
+]
+"""The steps of our pipelines, one for each `@component`."""
 
 
 class Resources(Part):
@@ -40,24 +68,37 @@ class Toleration(Part):
     """A taint that pods may be placed in spite of."""
 
     key: str
+    """The taint's key."""
     operator: Literal["Equal", "Exists"] = "Equal"
+    """`Equal`: the taint has this value; `Exists`: whatever its value."""
     value: str = ""
+    """The taint's value; empty with `Exists`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute", ""] = ""
+    """The taint's effect; every one if empty."""
+
+    @model_validator(mode="after")
+    def _value_is_compared(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"`value` must be empty with the operator Exists, found {self.value!r}")
+        return self
 
 
 class Step(Part):
     """How the pods of a pipeline step run."""
 
     resources: Resources = Resources()
-    timeout: Duration = Field(timedelta(hours=2), ge=timedelta(seconds=1))
+    timeout: Duration = Field(default="2h", validate_default=True, ge=timedelta(seconds=1))
     """A step that takes longer is stopped and has failed."""
     retries: NonNegativeInt = 2
     """How often a step is run again after its pod was lost or its backing services did not answer."""
-    back_off: Duration = Field(timedelta(seconds=10), ge=timedelta(seconds=1))
+    back_off: Duration = Field(default="10s", validate_default=True, ge=timedelta(seconds=1))
     """How long to wait before the first retry; twice as long before each further one."""
     node_selector: Mapping[str, str] = {}
-    tolerations: Sequence[Toleration] = ()
+    """Labels of the nodes it may run on."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes it may run on all the same."""
     labels: Mapping[str, str] = {}
+    """Labels of its pods, beside our own."""
 
 
 class Kubeflow(Part):
@@ -81,26 +122,26 @@ class Pipelines(Part):
     """The steps' service account; the chart makes it, with the rights that steps use and no other."""
     steps: Step = Step()
     """How every step runs."""
-    step_overrides: Mapping[str, Mapping[str, Any]] = {}
-    """Per step (`train`, `build_training_set`, ...), what of `steps` is different."""
+    step_overrides: Mapping[StepName, Step] = {}
+    """Per step (`train`, `build_training_set`, ...), what of `steps` is different; what is left out is as there."""
 
-    @model_validator(mode="after")
-    def _overrides_are_steps(self) -> Self:
-        for name in self.step_overrides:
-            self.step(name)
-        return self
+    @field_serializer("step_overrides")
+    def _what_is_different(self, overrides: Mapping[str, Step], info: SerializationInfo) -> dict[str, Any]:
+        return {name: _given(step, info) for name, step in overrides.items()}
 
     def step(self, name: str) -> Step:
         """How one step runs: `steps`, with what its override says."""
-        merged = _merged(self.steps.dump(), self.step_overrides.get(name, {}))
-        return Step.model_validate(merged)
+        overrides = self.dump()["stepOverrides"]
+        return Step.model_validate(_merged(self.steps.dump(), overrides.get(name, {})))
 
 
 class Gateway(Part):
     """The Gateway (Gateway API) that callers come through."""
 
     name: Name = "kserve-ingress-gateway"
+    """The Gateway's name."""
     namespace: Name = "kserve"
+    """The Gateway's namespace."""
     domain: str = "example.com"
     """A model answers at `<model>.<namespace>.<domain>`."""
 
@@ -109,7 +150,9 @@ class Autoscaling(Part):
     """How many pods serve a version."""
 
     min_replicas: PositiveInt = 1
+    """At least so many."""
     max_replicas: PositiveInt = 3
+    """At most so many."""
     cpu_utilization: int = Field(70, ge=1, le=100)
     """Percent of the CPU request that the autoscaler aims at."""
 
@@ -128,14 +171,19 @@ class Serving(Part):
     service_account: Name = "evergrow-serving"
     """Its credentials let KServe's storage initializer read versions; the chart makes it."""
     gateway: Gateway = Gateway()
+    """Where callers come in."""
     autoscaling: Autoscaling = Autoscaling()
+    """How many pods serve a version."""
     resources: Resources = Resources(cpu="100m", memory="512Mi", cpu_limit="1", memory_limit="1Gi")
+    """What a server's container may use."""
     keep_versions: PositiveInt = 2
     """How many of the newest champions keep their InferenceService, so that a rollback is a change of route."""
-    ready_within: Duration = timedelta(minutes=5)
+    ready_within: Duration = Field(default="5m", validate_default=True, ge=timedelta(seconds=1))
     """A version that is not Ready by then is not deployed."""
     node_selector: Mapping[str, str] = {}
-    tolerations: Sequence[Toleration] = ()
+    """Labels of the nodes that may serve."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes that may serve all the same."""
 
 
 class Quota(Part):
@@ -146,8 +194,36 @@ class Quota(Part):
     memory: Quantity = "16Gi"
     """Sum of memory requests."""
     cpu_limit: Quantity = "32"
+    """Sum of CPU limits."""
     memory_limit: Quantity = "64Gi"
+    """Sum of memory limits."""
     pods: PositiveInt = 100
+    """Number of pods that have not ended."""
+
+
+class External(Part):
+    """What is reached outside the cluster: a managed database, an object store."""
+
+    cidr: Cidr
+    """Its range of addresses."""
+    ports: tuple[Port, ...] = Field(min_length=1)
+    """Its TCP ports."""
+
+
+class Network(Part):
+    """What may be reached, and by whom, where network policies are on."""
+
+    platform_namespaces: tuple[Name, ...] = ("evergrow-platform",)
+    """Namespaces that steps and servers may reach: those of MLflow, the stores and the databases in the cluster."""
+    external: tuple[External, ...] = ()
+    """What steps and servers may reach outside the cluster."""
+    kubernetes_api: tuple[Cidr, ...] = ("0.0.0.0/0", "::/0")
+    """Addresses of the API server, which steps may reach on ports 443 and 6443. A chart cannot know them, so the
+    default is any; `kubectl get endpointslices kubernetes` shows them."""
+    gateway_namespaces: tuple[Name, ...] = ("envoy-gateway-system",)
+    """Namespaces whose pods may call servers: those of the Gateway's proxies."""
+    monitoring_namespaces: tuple[Name, ...] = ("monitoring",)
+    """Namespaces whose pods may read servers' metrics."""
 
 
 class Execution(Part):
@@ -156,10 +232,15 @@ class Execution(Part):
     namespace: Name
     """The environment's namespace."""
     pipelines: Pipelines = Pipelines()
+    """How pipelines run."""
     serving: Serving = Serving()
+    """How versions are served."""
     quota: Quota = Quota()
+    """How much all of it may use."""
     network_policies: bool = True
     """Whether only what must be reached can be reached. Needs a network plug-in that enforces NetworkPolicies."""
+    network: Network = Network()
+    """What must be reached."""
 
 
 class Images(Part):
@@ -170,31 +251,44 @@ class Images(Part):
     server: Image = "evergrow/server-python:0.1.0"
     """What serves."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
-    pull_secrets: Sequence[Name] = ()
+    """When nodes pull them."""
+    pull_secrets: tuple[Name, ...] = ()
+    """Secrets in the environment's namespace that nodes pull them with."""
 
 
 class Code(Part):
     """Axis 2: which code runs."""
 
     images: Images = Images()
+    """The images that hold the code."""
 
 
 class Schedule(Part):
     """A pipeline that is run again and again."""
 
     pipeline: Literal["training", "materialization", "batch_scoring"]
-    cron: str
+    """Which one."""
+    cron: Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
     """Five fields, UTC: minute, hour, day of month, month, day of week."""
     suspended: bool = False
+    """Whether it rests."""
 
 
 class ModelOfEnvironment(Part):
     """A model that lives in the environment."""
 
-    document: Mapping[str, Any] | None = None
+    document: ContinualModel | None = None
     """Its ContinualModel, whole; null for one whose document only comes with `evergrow submit`."""
-    schedules: Sequence[Schedule] = ()
+    schedules: tuple[Schedule, ...] = ()
     """When its pipelines run by themselves (with the runner `pods`; Kubeflow keeps its own recurring runs)."""
+
+    @model_validator(mode="after")
+    def _schedules_have_a_document(self) -> Self:
+        if self.schedules and self.document is None:
+            raise ValueError(
+                f"`document` is required where there are schedules, found {len(self.schedules)} and no document"
+            )
+        return self
 
 
 class Secrets(Part):
@@ -218,9 +312,11 @@ class Data(Part):
     endpoint: Url | None = None
     """The object store's endpoint where it is not its provider's: "http://seaweedfs.evergrow-platform:8333"."""
     region: str = "us-east-1"
+    """The object store's region."""
     mlflow: Url
     """MLflow's tracking and registry server."""
     secrets: Secrets = Secrets()
+    """Where credentials are."""
 
 
 class EnvironmentSpec(Part):
@@ -229,13 +325,30 @@ class EnvironmentSpec(Part):
     name: Name
     """Its name, for `--env`."""
     execution: Execution
+    """Axis 1: where things run, and with how much."""
     code: Code = Code()
+    """Axis 2: which code runs."""
     models: Mapping[Name, ModelOfEnvironment] = {}
     """Axis 3: which models live here, by name."""
     data: Data
+    """Axis 4: which data is read and written."""
+
+    @model_validator(mode="after")
+    def _models_have_their_own_names(self) -> Self:
+        for name, model in self.models.items():
+            if model.document is not None and model.document.name != name:
+                raise ValueError(
+                    f"`models.{name}.document.metadata.name` must be {name!r}, found {model.document.name!r}"
+                )
+        return self
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _given(part: Part, info: SerializationInfo) -> dict[str, Any]:
+    """What of a part was given, without defaults."""
+    return part.model_dump(mode=info.mode, by_alias=info.by_alias, exclude_unset=True)
+
+
+def _merged(base: Any, over: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping with another laid over it; mappings within are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():

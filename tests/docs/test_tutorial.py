@@ -98,4 +98,4 @@ def test_a_version_is_put_back_into_service_as_the_how_to_says(followed):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(root / ".evergrow/serving/tickets/versions/1")
-    assert "rolled back by hand" in (root / ".evergrow/audit.jsonl").read_text(encoding="utf-8")
+    assert "rolled back by hand" in (root / ".evergrow/audit/audit.jsonl").read_text(encoding="utf-8")

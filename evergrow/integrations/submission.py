@@ -1,0 +1,97 @@
+"""What is handed to a cluster to be run, and what is known of it afterwards, whichever runner carries it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from evergrow.contracts import digest
+from evergrow.spec import ContinualModel
+from evergrow.spec.environment import EnvironmentSpec
+
+State = Literal["pending", "running", "succeeded", "failed", "canceled", "unknown"]
+"""Where a run has got to. `unknown`: its runner does not say."""
+
+OVER: frozenset[State] = frozenset({"succeeded", "failed", "canceled"})
+"""States that a run does not leave."""
+
+Runner = Literal["kubeflow", "pods"]
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """A run that a cluster knows of.
+
+    Attributes:
+        name: what it does and why, for people.
+        id: what its runner knows it by.
+        state: where it had got to when it was looked up.
+        link: where people see it; empty if nowhere.
+        runner: what carries it out.
+        created: when it came to be; None if its runner does not say.
+        existing: whether a submission found it instead of starting it.
+    """
+
+    name: str
+    id: str
+    state: State
+    link: str
+    runner: Runner
+    created: datetime | None = None
+    existing: bool = False
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A pipeline to be run for a document as of an instant, in an environment.
+
+    Attributes:
+        environment: where, and with which image.
+        pipeline: its name: training, materialization or batch_scoring.
+        document: the model's.
+        as_of: as if it were then; timezone-aware.
+        reason: why, for the run's name.
+    """
+
+    environment: EnvironmentSpec
+    pipeline: str
+    document: ContinualModel
+    as_of: datetime
+    reason: str = "manual"
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that determines what the run does: submitting it again finds the run it had."""
+        return digest(
+            {
+                "environment": self.environment.name,
+                "pipeline": self.pipeline,
+                "document": self.document.dump(),
+                "as_of": written(self.as_of),
+                "image": self.environment.code.images.steps,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """What runs and why: "training delays as of 2013-10-01T00:00Z (manual) 1a2b3c4d"."""
+        subject = f"{self.pipeline} {self.document.name} as of {written(self.as_of)}"
+        return f"{subject} ({self.reason}) {self.identity[:8]}"
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """The pipeline's arguments."""
+        return {"spec": json.dumps(self.document.dump()), "as_of": self.as_of.astimezone(UTC).isoformat()}
+
+
+def written(instant: datetime) -> str:
+    """An instant in UTC, as short as it can be said.
+
+    >>> written(datetime(2013, 10, 1, tzinfo=UTC)), written(datetime(2013, 10, 1, 2, 3, 4, tzinfo=UTC))
+    ('2013-10-01T00:00Z', '2013-10-01T02:03:04Z')
+    """
+    text = instant.astimezone(UTC).isoformat(timespec="auto").removesuffix("+00:00")
+    return text.removesuffix(":00") + "Z"
