@@ -195,6 +195,8 @@ def test_the_store_always_holds_what_a_serial_history_of_the_pushes_would(histor
     with tempfile.TemporaryDirectory() as scratch:
         store = ObjectStore(MemoryStore(), "memory:///state")
         mirrors = [Mirror(store, "f", Path(scratch) / str(i)) for i in range(3)]
+        for mirror in mirrors:
+            mirror.pull()
         truth: dict[str, bytes] = {}
         seen: list[dict[str, bytes]] = [{}, {}, {}]
         for who, wanted, pull_first in history:
