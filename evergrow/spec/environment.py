@@ -333,6 +333,20 @@ class EnvironmentSpec(Part):
     data: Data
     """Axis 4: which data is read and written."""
 
+    @property
+    def steps_namespace(self) -> str:
+        """Where the pods of steps are."""
+        pipelines = self.execution.pipelines
+        return pipelines.kubeflow.namespace if pipelines.runner == "kubeflow" else self.execution.namespace
+
+    def beside_steps(self, name: str) -> str:
+        """What an object of the environment is called in the namespace of its steps.
+
+        Environments may share Kubeflow's namespace, so names there end in the environment's: of the service account,
+        the credentials' Secret and the ConfigMap `evergrow-environment`.
+        """
+        return name if self.steps_namespace == self.execution.namespace else f"{name}-{self.name}"
+
     @model_validator(mode="after")
     def _models_have_their_own_names(self) -> Self:
         for name, model in self.models.items():

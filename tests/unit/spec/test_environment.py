@@ -113,6 +113,23 @@ def _components(source: str) -> Iterator[str]:
     yield from (after for line, after in itertools.pairwise(lines) if line.startswith("@component"))
 
 
+@pytest.mark.parametrize(
+    ("runner", "kubeflow_namespace", "namespace", "name"),
+    [
+        ("pods", "kubeflow", "evergrow-dev", "evergrow-steps"),
+        ("kubeflow", "kubeflow", "kubeflow", "evergrow-steps-dev"),
+        ("kubeflow", "evergrow-dev", "evergrow-dev", "evergrow-steps"),
+    ],
+)
+def test_names_in_a_namespace_that_environments_share_end_in_the_environments(
+    runner, kubeflow_namespace, namespace, name
+):
+    start = changed("execution.pipelines.runner", runner)
+    spec = EnvironmentSpec.model_validate(changed("execution.pipelines.kubeflow.namespace", kubeflow_namespace, start))
+    assert spec.steps_namespace == namespace
+    assert spec.beside_steps(spec.execution.pipelines.service_account) == name
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 BAD_DOCUMENT = {**MODEL["document"], "spec": {**MODEL["document"]["spec"], "trainig": {}}}
