@@ -1,0 +1,196 @@
+"""Build evergrow's images with docker, podman or buildah, whichever is there, and load them into a cluster.
+
+python -m components.build                      all images
+python -m components.build steps --load kind    one, loaded into the kind cluster
+
+Where something else builds and loads, EVERGROW_BUILD_COMMAND is it: a command that takes
+`build -t NAME -f FILE --iidfile FILE --build-arg KEY=VALUE ... CONTEXT` and `load NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evergrow.errors import EvergrowError
+
+ROOT = Path(__file__).parents[1]
+COMMAND = "EVERGROW_BUILD_COMMAND"
+
+
+class BuildError(EvergrowError):
+    """An image cannot be built or loaded."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: what it is called and what it is made by."""
+
+    name: str
+    dockerfile: str
+
+
+IMAGES: Mapping[str, Image] = {
+    "steps": Image("evergrow/steps-python", "components/Dockerfile"),
+    "server": Image("evergrow/server-python", "components/server/Dockerfile"),
+    "mlflow": Image("evergrow/mlflow", "components/mlflow/Dockerfile"),
+    "feast": Image("evergrow/feast", "components/feast/Dockerfile"),
+}
+
+# How each tool writes an image, under its name, to a file that clusters can load.
+TOOLS: Mapping[str, Sequence[str]] = {
+    "docker": ("docker", "save", "-o", "{file}", "{name}"),
+    "podman": ("podman", "push", "-q", "{name}", "docker-archive:{file}:{name}"),
+    "buildah": ("buildah", "push", "-q", "{name}", "docker-archive:{file}:{name}"),
+}
+CLUSTERS: Mapping[str, Sequence[str]] = {
+    "kind": ("kind", "load", "image-archive", "{file}"),
+    "minikube": ("minikube", "image", "load", "{file}"),
+}
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What builds: one of TOOLS, or a command of the user's that also loads."""
+
+    command: tuple[str, ...]
+    own: bool = False
+
+    @classmethod
+    def find(cls, tool: str | None) -> Builder:
+        """The tool that was asked for, else the user's command, else the first tool that works.
+
+        Raises:
+            BuildError: there is none; says of each why not.
+        """
+        own = shlex.split(os.environ.get(COMMAND, ""))
+        if own and tool is None:
+            return cls(tuple(own), own=True)
+        reasons = []
+        for name in [tool] if tool else TOOLS:
+            reason = _why_not(name)
+            if reason is None:
+                return cls((name,))
+            reasons.append(f"{name} {reason}")
+        raise BuildError(
+            f"nothing here builds images: {'; '.join(reasons)}",
+            hint=f"install docker, podman or buildah, or set {COMMAND} to a command that builds",
+        )
+
+    def build(self, name: str, dockerfile: str, arguments: Mapping[str, str]) -> str:
+        """Build an image from the repository; returns its ID, "sha256:...".
+
+        Raises:
+            BuildError: it failed; what the tool said was printed.
+        """
+        given = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "id"
+            _run([*self.command, "build", "-t", name, "-f", dockerfile, "--iidfile", str(written), *given, "."])
+            return written.read_text(encoding="utf-8").strip()
+
+    def load(self, name: str, cluster: str) -> None:
+        """Hand a built image to a cluster.
+
+        Raises:
+            BuildError: the image cannot be written or the cluster does not take it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "image.tar")
+            commands = [[*self.command, "load", name]] if self.own else [TOOLS[self.command[0]], CLUSTERS[cluster]]
+            for command in commands:
+                _run([word.format(name=name, file=file) for word in command])
+
+
+def _why_not(tool: str) -> str | None:
+    """None if the tool can be used. Docker's client may be there without the engine that it is a client of."""
+    if shutil.which(tool) is None:
+        return "is not installed"
+    asked = subprocess.run([tool, "version"], capture_output=True, text=True, check=False)  # noqa: S603 - one of TOOLS
+    if asked.returncode == 0:
+        return None
+    return f"does not work: {(asked.stderr.strip().splitlines() or ['it says nothing'])[-1]}"
+
+
+def _run(command: Sequence[str]) -> None:
+    """Run in the repository. Standard output stays free for what this command itself answers."""
+    print("$", shlex.join(command), file=sys.stderr, flush=True)
+    try:
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)  # noqa: S603 - a tool the user chose
+    except FileNotFoundError as error:
+        raise BuildError(f"{command[0]} is not installed", hint=f"needed for: {shlex.join(command)}") from error
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"{shlex.join(command[:3])} failed with exit code {error.returncode}; see above") from error
+
+
+def revision() -> str:
+    """The commit that is built from, marked where the files differ from it; "unknown" outside Git."""
+    asked = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m components.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("images", nargs="*", metavar="IMAGE", help=f"which of {', '.join(IMAGES)} (default: all)")
+    p.add_argument("--tag", default="0.1.0", help="tag of each (default: 0.1.0); give code that changed another one")
+    p.add_argument("--python-image", metavar="IMAGE", help="what they are built on (default: that of the Dockerfile)")
+    p.add_argument("--build-arg", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="as docker's")
+    p.add_argument("--load", choices=[*CLUSTERS, "none"], default="none", help="the cluster to load into")
+    p.add_argument("--tool", choices=[*TOOLS], help="what builds (default: the first that works)")
+    return p
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, found {text!r}")
+    return key, value
+
+
+def build(options: argparse.Namespace) -> None:
+    """Build and load what the command line asks for; prints one line an image: its name and its ID."""
+    builder = Builder.find(options.tool)
+    arguments = {"VERSION": options.tag, "REVISION": revision(), **dict(options.build_arg)}
+    if options.python_image:
+        arguments["PYTHON_IMAGE"] = options.python_image
+    for image in [IMAGES[name] for name in options.images or IMAGES]:
+        started, name = time.monotonic(), f"{image.name}:{options.tag}"
+        identifier = builder.build(name, image.dockerfile, arguments)
+        if options.load != "none":
+            builder.load(name, options.load)
+        print(f"{name} {identifier}", flush=True)
+        print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0, or that of the error."""
+    p = parser()
+    options = p.parse_args(arguments)
+    unknown = [name for name in options.images if name not in IMAGES]
+    if unknown:
+        p.error(f"IMAGE must be one of {', '.join(IMAGES)}, found {unknown[0]!r}")
+    try:
+        build(options)
+    except EvergrowError as error:
+        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
