@@ -24,10 +24,12 @@ class Environment(BaseModel):
     """MLflow's tracking and registry URI."""
     store: str | None = None
     """The object store's folder that state is mirrored with, on a cluster; None if `home` is all there is."""
+    document: str | None = None
+    """The EnvironmentSpec of the cluster's environment that we run in, as JSON; None on one machine."""
 
     @classmethod
     def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
-        """From EVERGROW_ENV, _HOME, _FEATURE_REPO and _STORE, and MLFLOW_TRACKING_URI, each with a default.
+        """From EVERGROW_ENV, _HOME, _FEATURE_REPO, _STORE, _ENVIRONMENT, and MLFLOW_TRACKING_URI, each with a default.
 
         >>> Environment.read({"EVERGROW_HOME": "/x"}).data("bikes").as_posix()
         '/x/data/bikes'
@@ -40,6 +42,7 @@ class Environment(BaseModel):
             feature_repo=Path(variables.get("EVERGROW_FEATURE_REPO", "feature_repo")).absolute(),
             tracking_uri=variables.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow/mlflow.db"),
             store=variables.get("EVERGROW_STORE"),
+            document=variables.get("EVERGROW_ENVIRONMENT"),
         )
 
     def data(self, model: str) -> Path:

@@ -16,7 +16,12 @@ import evergrow.errors
 from evergrow.errors import EvergrowError, PipelineError
 
 FOLDER = "EVERGROW_RUN"
-"""Variable that names the run's folder. Unset on a cluster, where the pods' logs and states tell the same."""
+"""Variable that names the run's folder; STDOUT in a pod, whose log is all that it shares with who watches."""
+STDOUT = "stdout"
+MARK = "::evergrow:: "
+"""What a line of a pod's log begins with that is an event."""
+TERMINATION = Path("/dev/termination-log")
+"""What a container leaves there, Kubernetes shows as the reason of its end."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,8 +77,16 @@ class Journal:
 
 
 def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **more: Any) -> None:
-    if folder := os.environ.get(FOLDER):
-        Journal(Path(folder)).write(Event(step=name, process=os.getpid(), at=time.time(), what=what, **more))
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return
+    event = Event(step=name, process=os.getpid(), at=time.time(), what=what, **more)
+    if folder != STDOUT:
+        Journal(Path(folder)).write(event)
+        return
+    print(f"{MARK}{event.model_dump_json(exclude_defaults=True)}", flush=True)
+    if what == "failed" and TERMINATION.exists():
+        TERMINATION.write_text("\n".join(filter(None, (f"{event.error}: {event.text}", event.hint))), encoding="utf-8")
 
 
 def step(main: Callable[P, R]) -> Callable[P, R]:

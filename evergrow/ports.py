@@ -100,6 +100,10 @@ class ModelRegistry(Protocol):
 class Serving(Protocol):
     """What puts a model version in front of callers."""
 
+    def prepare(self, version: ModelVersion, bundle: Path) -> object:
+        """Make all ready that can fail, without serving `version` yet."""
+        ...
+
     def deploy(self, version: ModelVersion, bundle: Path) -> str:
         """Make `version` the one served; returns where (a path or a URL)."""
         ...

@@ -10,7 +10,7 @@ from evergrow.contracts import EvaluationReport, ModelVersion
 from evergrow.environment import Environment
 from evergrow.errors import RegistryError
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
-from evergrow.integrations.serving import LocalServing
+from evergrow.integrations.places import serving_of
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -20,7 +20,7 @@ PRIOR = "prior"
 
 @step
 def main(spec: str, version: str, training_set: str, model: str, report: str) -> str:
-    """Promote `version` to champion and serve it; returns the directory it is served from.
+    """Promote `version` to champion and serve it; returns where: a directory, or on a cluster its URL.
 
     In an order that is safe to be killed in: all that can fail is made ready, then the promotion is on record, then
     the version is served. Running it again completes what was cut off.
@@ -43,7 +43,7 @@ def main(spec: str, version: str, training_set: str, model: str, report: str) ->
         raise RegistryError(f"{document.name} has no version {version}", hint="`evergrow models list` shows all")
     _check(found, registry.resolve(document.name, CHAMPION), judged)
     plan = json.loads((Path(training_set) / PLAN).read_text(encoding="utf-8"))
-    serving = LocalServing(environment.serving(document.name), document, plan)
+    serving = serving_of(environment, document, plan)
     serving.prepare(found, Path(model))
     registry.promote(found, judged.verdict.reason, datetime.now(UTC))
     where = serving.deploy(found, Path(model))

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from evergrow.contracts import EvaluationReport
     from evergrow.integrations.kubeflow import Run
     from evergrow.spec import ContinualModel
+    from evergrow.spec.environment import EnvironmentSpec
 
 GATE_DID_NOT_PASS = 10
+
+
+class Runner(StrEnum):
+    """What carries out the steps of a pipeline that this process drives."""
+
+    PROCESSES = "processes"
+    PODS = "pods"
 
 
 class Pipeline(StrEnum):
@@ -53,6 +61,9 @@ def run(
         bool, typer.Option("--require-pass", help=f"Exit with {GATE_DID_NOT_PASS} unless the gate passes.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Run even if nothing that it reads has changed.")] = False,
+    runner: Annotated[
+        Runner, typer.Option(help="What runs the steps: processes here, or Pods of the environment we run in.")
+    ] = Runner.PROCESSES,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Run a pipeline here, each step in its own process, as Kubeflow would on a cluster.
@@ -70,7 +81,9 @@ def run(
     from evergrow.spec import load
 
     document = load(file)
-    summary = run_pipeline(Environment.read(), pipeline, document, read_as_of(as_of), again)
+    environment = Environment.read()
+    place = _place(environment) if runner is Runner.PODS else None
+    summary = run_pipeline(environment, pipeline, document, read_as_of(as_of), again, place)
     show(summary, output, _told(summary))
     if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":
         raise typer.Exit(GATE_DID_NOT_PASS)
@@ -125,7 +138,12 @@ def read_as_of(text: str | None) -> str:
 
 
 def run_pipeline(
-    environment: Environment, pipeline: Pipeline, document: ContinualModel, as_of: str, again: bool = False
+    environment: Environment,
+    pipeline: Pipeline,
+    document: ContinualModel,
+    as_of: str,
+    again: bool = False,
+    place: EnvironmentSpec | None = None,
 ) -> dict[str, Any]:
     """Run a pipeline with its steps shown, and say what came of it; what was done already is told, not done again.
 
@@ -135,6 +153,7 @@ def run_pipeline(
         document: the model's.
         as_of: ISO 8601.
         again: run it even if nothing it reads has changed.
+        place: the environment of a cluster in whose pods the steps run; None: in processes here.
 
     Raises:
         PipelineError: a step failed; or the gate passed and yet nothing was deployed.
@@ -143,8 +162,9 @@ def run_pipeline(
     from evergrow.integrations.kubeflow import LocalRunner
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
-        # What is online has no as-of of its own: another materialization may have come in between.
-        once = pipeline is not Pipeline.MATERIALIZATION
+        # What is online has no as-of of its own: another materialization may have come in between. In an environment
+        # of a cluster nothing here outlives the run; whoever submits it finds out whether it was done.
+        once = pipeline is not Pipeline.MATERIALIZATION and environment.store is None
         if (
             once
             and not again
@@ -154,7 +174,7 @@ def run_pipeline(
                 f"done already, in {told['run']}: nothing that it reads has changed (--again runs it all the same)"
             )
             return told
-        done = LocalRunner(environment).run(
+        done = LocalRunner(environment, place).run(
             f"pipelines.{pipeline}:{pipeline}", {"spec": json.dumps(document.dump()), "as_of": as_of}, steps
         )
     summary: dict[str, Any] = {"pipeline": str(pipeline), "model": document.name, "as_of": as_of}
@@ -162,7 +182,7 @@ def run_pipeline(
     if pipeline is Pipeline.TRAINING:
         summary |= _trained(environment, document, as_of, done)
     if pipeline is Pipeline.BATCH_SCORING:
-        summary |= _scored(Path(done.returned["commit"]))
+        summary |= _scored(environment, Path(done.returned["commit"]))
     if once:
         runs.remember(environment, pipeline, document, as_of, summary, _made(summary))
     return summary
@@ -183,13 +203,31 @@ def _made(summary: Mapping[str, Any]) -> list[Path]:
     return [*named, *(part for path in named if path.is_dir() for part in path.rglob("*") if part.is_file())]
 
 
-def _scored(predictions: Path) -> dict[str, Any]:
+def _place(environment: Environment) -> EnvironmentSpec:
+    """The environment of a cluster that this process runs in.
+
+    Raises:
+        SpecError: it does not run in one.
+    """
+    from evergrow.spec.environment import EnvironmentSpec
+
+    if environment.document is None or environment.store is None:
+        raise SpecError(
+            "--runner pods: EVERGROW_ENVIRONMENT and EVERGROW_STORE are not set: this is no environment of a cluster",
+            hint="from outside of a cluster: `evergrow submit ... --env dev --runner pods`",
+        )
+    return EnvironmentSpec.model_validate_json(environment.document)
+
+
+def _scored(environment: Environment, predictions: Path) -> dict[str, Any]:
+    from evergrow.integrations.object_store import copy_here
+
+    copy_here(environment, predictions)
     plan = json.loads((predictions / "_SUCCESS").read_text(encoding="utf-8"))["plan"]
     return {"predictions": str(predictions), "champion": plan["version"]}
 
 
 def _trained(environment: Environment, document: ContinualModel, as_of: str, done: Run) -> dict[str, Any]:
-    from evergrow import reports
     from evergrow.contracts import EvaluationReport
 
     judged = EvaluationReport.model_validate_json((done.artifact("evaluate", "report") / "report.json").read_bytes())
@@ -208,8 +246,18 @@ def _trained(environment: Environment, document: ContinualModel, as_of: str, don
         "verdict": judged.verdict.model_dump(),
         "metrics": _metrics(judged),
         "serving": done.returned.get("deploy"),
-        "report": str(reports.keep(environment, document.name, as_of, *pages)),
+        "report": str(_kept(environment, document, as_of, *pages)),
     }
+
+
+def _kept(environment: Environment, document: ContinualModel, as_of: str, *pages: Path) -> Path:
+    from evergrow import reports
+    from evergrow.integrations.object_store import publish
+
+    report = reports.keep(environment, document.name, as_of, *pages)
+    for page in report.parent.iterdir():
+        publish(environment, page)
+    return report
 
 
 def _metrics(judged: EvaluationReport) -> dict[str, dict[str, float]]:

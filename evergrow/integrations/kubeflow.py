@@ -17,10 +17,17 @@ from typing import Any
 from evergrow.environment import Environment
 from evergrow.errors import PipelineError
 from evergrow.importing import load_object
+from evergrow.integrations.object_store import ObjectStore
 from evergrow.journal import FOLDER, Event, Journal, failure, returned
+from evergrow.spec.environment import EnvironmentSpec
 
 # Local KFP takes an image without "python" in its name for one that cannot run a Python function, and warns.
 DEFAULT_IMAGE = "evergrow/steps-python:0.1.0"
+
+# Set for the orchestrator's process: its steps run in pods.
+IN_PODS = "EVERGROW_STEPS_IN_PODS"
+# In a run's folder: where in the object store its artifacts are.
+REMOTE = "remote"
 
 
 def component(function: Callable[..., Any]) -> Any:
@@ -51,26 +58,38 @@ class Run:
     seconds: float
 
     def artifact(self, step: str, name: str) -> Path:
-        """The file or folder a step wrote as its output `name`.
+        """The file or folder a step wrote as its output `name`; of a step that ran in a pod, a copy.
 
         Raises:
             PipelineError: it wrote none.
         """
-        found = sorted((self.folder / "artifacts").glob(f"*/{step.replace('_', '-')}*/{name}"))
-        if not found:
+        found = sorted((self.folder / "artifacts").glob(f"*/{step.replace('_', '-')}*"))
+        if found and not (found[-1] / name).exists():
+            self._copy_here(found[-1] / name)
+        if not found or not (found[-1] / name).exists():
             raise PipelineError(f"step {step} wrote no {name!r} in {self.folder}")
-        return found[-1]
+        return found[-1] / name
+
+    def _copy_here(self, path: Path) -> None:
+        remote = self.folder / REMOTE
+        if remote.exists():
+            store = ObjectStore.open(str(Environment.read().store))
+            place = path.relative_to(self.folder / "artifacts").as_posix()
+            store.copy(f"{remote.read_text(encoding='utf-8')}/{place}", path)
 
 
 class LocalRunner:
     """Runs a compiled-in-memory pipeline with kfp.local: each step in a process of its own, on this machine.
 
+    Given an environment of a cluster, each step runs there in a Pod of its own instead.
+
     KFP's orchestrator lives in a child process, because it takes over standard output, `print` and the root
     logger; all it says goes to the run's log.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, place: EnvironmentSpec | None = None) -> None:
         self.environment = environment
+        self.place = place
 
     def run(self, pipeline: str, arguments: Mapping[str, Any], watch: Callable[[Event], None] = lambda _: None) -> Run:
         """Run "package.module:pipeline" and hand each event of its steps to `watch` as it happens.
@@ -122,7 +141,11 @@ class LocalRunner:
             "PYTHONUNBUFFERED": "1",
             "PATH": path,
             FOLDER: str(folder),
+            **self._variables_of_place(),
         }
+
+    def _variables_of_place(self) -> dict[str, str]:
+        return {IN_PODS: "1", "EVERGROW_IMAGE": self.place.code.images.steps} if self.place else {}
 
     def _watch(self, process: subprocess.Popen[bytes], journal: Journal, watch: Callable[[Event], None]) -> int:
         seen = 0
@@ -162,6 +185,10 @@ def execute(pipeline: str, folder: Path) -> None:
     """Run a pipeline in this process. KFP's local configuration is global: one pipeline a process."""
     from kfp import local
 
+    if os.environ.get(IN_PODS):
+        from evergrow.integrations.pods import run_steps_in_pods
+
+        run_steps_in_pods(folder)
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder / "artifacts"),

@@ -137,6 +137,11 @@ class ObjectStore:
         _each(self.names(folder), lambda name: self._download(f"{folder}/{name}", to / name))
         return to
 
+    def copy(self, name: str, to: Path) -> None:
+        """Copy what has this name, an object or a folder, to the path `to`."""
+        if self.fetch(name, to) is None:
+            self.download(name, to)
+
     def upload(self, directory: Path, folder: str, last: str | None = None) -> str:
         """Copy a directory into a folder of the store; returns its URL.
 

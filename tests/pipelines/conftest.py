@@ -49,7 +49,7 @@ class World:
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "evergrow.cli", *arguments],
+            [sys.executable, "-m", "evergrow", *arguments],
             env={**os.environ, **places, **(variables or {})},
             cwd=ROOT,
             capture_output=True,

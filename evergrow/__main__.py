@@ -1,4 +1,4 @@
-"""python -m evergrow.cli."""
+"""python -m evergrow."""
 
 from evergrow.cli import main
 

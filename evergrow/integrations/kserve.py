@@ -1,0 +1,213 @@
+"""KServe: one immutable InferenceService per model version, and one HTTPRoute per model that says which one answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evergrow.contracts import ModelVersion
+from evergrow.environment import Environment
+from evergrow.errors import ServingError
+from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Kubernetes, Object
+from evergrow.integrations.object_store import ObjectStore
+from evergrow.integrations.serving import SERVING, LocalServing
+from evergrow.spec import ContinualModel
+from evergrow.spec.environment import EnvironmentSpec, Serving
+
+MODEL, VERSION, ENVIRONMENT = "evergrow.dev/model", "evergrow.dev/version", "evergrow.dev/environment"
+MANAGED_BY: Mapping[str, str] = {"app.kubernetes.io/managed-by": "evergrow"}
+POLL_SECONDS = 1.0
+# KServe's Service of a predictor.
+PORT = 80
+
+
+class KServeServing:
+    """`evergrow.ports.Serving` on a cluster.
+
+    A version's directory is put into the object store, where it never changes; its InferenceService loads it from
+    there and is Ready before anything points to it; then the model's route is changed, in one write. Killed at any
+    point, what answers is the old version or the new one.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        place: EnvironmentSpec,
+        kubernetes: Kubernetes,
+        store: ObjectStore,
+        model: ContinualModel,
+        plan: Mapping[str, Any],
+    ) -> None:
+        self.place, self.model = place, model
+        self.kubernetes, self.store = kubernetes, store
+        self.local = LocalServing(environment.serving(model.name), model, plan)
+
+    def prepare(self, version: ModelVersion, bundle: Path) -> str:
+        """Have the version's InferenceService Ready, without sending it anything; returns its name.
+
+        Raises:
+            ServingError: it is not Ready in time; says what its pods say.
+        """
+        directory, url = self._publish(version, bundle)
+        service = inference_service(self.place, self.model, version, directory, url)
+        name = str(service["metadata"]["name"])
+        if self.kubernetes.create(INFERENCE_SERVICE, service) is None:
+            self._check_same(name, url)
+        self._wait(name)
+        return name
+
+    def deploy(self, version: ModelVersion, bundle: Path) -> str:
+        """Send the model's callers to `version`; returns its URL. Older versions than are kept go."""
+        name = self.prepare(version, bundle)
+        before = self._routed()
+        self.kubernetes.apply(HTTP_ROUTE, route(self.place, self.model.name, name))
+        self._prune({name, *before})
+        return f"http://{host(self.place, self.model.name)}"
+
+    def _publish(self, version: ModelVersion, bundle: Path) -> tuple[str, str]:
+        """Put the version's directory into the object store, once; returns its name and its URL there."""
+        folder = f"serving/{self.model.name}/versions"
+        if self.store.read(f"{folder}/{version.version}/{SERVING}") is not None:
+            self.store.download(f"{folder}/{version.version}", self.local.root / "versions" / str(version.version))
+        directory = self.local.prepare(version, bundle)
+        where = f"{folder}/{directory.name}"
+        if self.store.read(f"{where}/{SERVING}") is None:
+            self.store.upload(directory, where, last=SERVING)
+        return directory.name, f"{self.store.url}/{where}"
+
+    def _check_same(self, name: str, url: str) -> None:
+        found = self.kubernetes.get(INFERENCE_SERVICE, name) or {}
+        there = _at(found, "spec", "predictor", "model", "storageUri")
+        if there != url:
+            raise ServingError(
+                f"InferenceService {name} serves {there}, and not {url}",
+                hint=f"it was made by other means: `kubectl delete inferenceservice {name}`, then run again",
+            )
+
+    def _wait(self, name: str) -> None:
+        limit = self.place.execution.serving.ready_within
+        end = time.monotonic() + limit.total_seconds()
+        while True:
+            found = self.kubernetes.get(INFERENCE_SERVICE, name) or {}
+            ready = condition(found, "Ready")
+            if ready.get("status") == "True":
+                return
+            if time.monotonic() > end:
+                raise ServingError(
+                    f"InferenceService {name} is not Ready after {limit}: {self._why(name, ready)}",
+                    hint=f"`evergrow status --env {self.place.name}` says more; what served before goes on serving",
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _why(self, name: str, ready: Mapping[str, Any]) -> str:
+        pods = self.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": name})
+        said = [text for pod in pods for text in reasons(pod)]
+        return "; ".join(said) or str(ready.get("message") or "it has no pods yet")
+
+    def _routed(self) -> set[str]:
+        """Names of the InferenceServices that the route pointed to until now."""
+        found = self.kubernetes.get(HTTP_ROUTE, self.model.name) or {}
+        rules = _at(found, "spec", "rules") or []
+        backends = (b["name"] for rule in rules for b in rule.get("backendRefs", []))
+        return {name.removesuffix("-predictor") for name in backends}
+
+    def _prune(self, keep: set[str]) -> None:
+        """Remove InferenceServices beyond the newest that are kept."""
+        found = self.kubernetes.search(INFERENCE_SERVICE, {MODEL: self.model.name, **MANAGED_BY})
+        newest = sorted(found, key=lambda s: str(s["metadata"]["creationTimestamp"]), reverse=True)
+        others = [s["metadata"]["name"] for s in newest if s["metadata"]["name"] not in keep]
+        room = max(0, self.place.execution.serving.keep_versions - len(keep))
+        for name in others[room:]:
+            self.kubernetes.delete(INFERENCE_SERVICE, name)
+
+
+def inference_service(
+    place: EnvironmentSpec, model: ContinualModel, version: ModelVersion, directory: str, url: str
+) -> dict[str, Any]:
+    """The InferenceService of a version, whose directory of that name is at `url`."""
+    serving = place.execution.serving
+    return {
+        "metadata": {
+            "name": f"{model.name}-v{directory}",
+            "labels": {
+                **model.metadata.labels,
+                **MANAGED_BY,
+                MODEL: model.name,
+                VERSION: str(version.version),
+                ENVIRONMENT: place.name,
+            },
+            "annotations": {
+                "evergrow.dev/identity": version.identity,
+                "evergrow.dev/model-digest": version.model_digest,
+            },
+        },
+        "spec": {"predictor": _predictor(serving, url)},
+    }
+
+
+def _predictor(serving: Serving, url: str) -> dict[str, Any]:
+    scaling, resources = serving.autoscaling, serving.resources
+    return {
+        "serviceAccountName": serving.service_account,
+        "minReplicas": scaling.min_replicas,
+        "maxReplicas": scaling.max_replicas,
+        "scaleMetric": "cpu",
+        "scaleTarget": scaling.cpu_utilization,
+        "nodeSelector": dict(serving.node_selector),
+        "tolerations": [t.model_dump(exclude_defaults=True) for t in serving.tolerations],
+        "model": {
+            "modelFormat": {"name": "evergrow"},
+            "runtime": serving.runtime,
+            "storageUri": url,
+            "resources": {
+                "requests": {"cpu": resources.cpu, "memory": resources.memory},
+                "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
+            },
+        },
+    }
+
+
+def route(place: EnvironmentSpec, model: str, service: str) -> dict[str, Any]:
+    """The HTTPRoute of a model, all of whose requests go to one InferenceService."""
+    gateway = place.execution.serving.gateway
+    return {
+        "metadata": {"name": model, "labels": {**MANAGED_BY, MODEL: model, ENVIRONMENT: place.name}},
+        "spec": {
+            "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
+            "hostnames": [host(place, model)],
+            "rules": [{"backendRefs": [{"name": f"{service}-predictor", "port": PORT, "weight": 1}]}],
+        },
+    }
+
+
+def host(place: EnvironmentSpec, model: str) -> str:
+    """The name that a model's callers use."""
+    return f"{model}.{place.execution.namespace}.{place.execution.serving.gateway.domain}"
+
+
+def condition(found: Object, name: str) -> Mapping[str, Any]:
+    """A condition of an object's status; empty if it has none of that name yet."""
+    conditions = _at(found, "status", "conditions") or []
+    return next((c for c in conditions if c["type"] == name), {})
+
+
+def reasons(pod: Object) -> list[str]:
+    """Why containers of a pod are not running, as Kubernetes says it."""
+    status = pod.get("status", {})
+    said = []
+    for container in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
+        for state in ("waiting", "terminated"):
+            told = container.get("state", {}).get(state) or container.get("lastState", {}).get(state) or {}
+            text = " ".join(filter(None, (told.get("reason"), told.get("message"))))
+            if text and told.get("reason") not in ("PodInitializing", "Completed", "ContainerCreating"):
+                said.append(f"{container['name']}: {text.strip()}")
+    pending = (c for c in status.get("conditions", []) if c["type"] == "PodScheduled" and c["status"] == "False")
+    return said or [str(c.get("message", "")) for c in pending]
+
+
+def _at(found: Any, *path: str) -> Any:
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found

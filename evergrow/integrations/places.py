@@ -1,0 +1,32 @@
+"""Which adapter stands behind a port: decided by where we run, here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evergrow.environment import Environment
+from evergrow.ports import Serving
+from evergrow.spec import ContinualModel
+
+
+def serving_of(environment: Environment, model: ContinualModel, plan: Mapping[str, Any]) -> Serving:
+    """What puts versions of a model in front of callers: KServe in an environment of a cluster, a folder elsewhere.
+
+    Args:
+        environment: where we run.
+        model: the model's document.
+        plan: by which its features are read online.
+    """
+    if environment.document is None or environment.store is None:
+        from evergrow.integrations.serving import LocalServing
+
+        return LocalServing(environment.serving(model.name), model, plan)
+    from evergrow.integrations.kserve import KServeServing
+    from evergrow.integrations.kubernetes import Kubernetes
+    from evergrow.integrations.object_store import ObjectStore
+    from evergrow.spec.environment import EnvironmentSpec
+
+    place = EnvironmentSpec.model_validate_json(environment.document)
+    kubernetes = Kubernetes.open(place.execution.namespace)
+    return KServeServing(environment, place, kubernetes, ObjectStore.open(environment.store), model, plan)

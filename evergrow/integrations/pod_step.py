@@ -1,0 +1,61 @@
+"""What a step's pod runs: fetch the artifacts that the step reads, run it, keep what it wrote.
+
+python -m evergrow.integrations.pod_step FOLDER -- COMMAND...
+
+FOLDER is the run's in the object store. COMMAND is what KFP would run, its executor input among it; the artifacts'
+paths in it are below ROOT, and their places in the store are below FOLDER by the same names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evergrow.environment import Environment
+from evergrow.integrations.object_store import ObjectStore
+
+ROOT = Path("/home/evergrow/state/run")
+"""Where artifacts are in every pod."""
+OUTPUT = "executor_output.json"
+
+
+def executor_input(command: Sequence[str]) -> Mapping[str, Any]:
+    """What KFP tells a step of its inputs and outputs."""
+    read: Mapping[str, Any] = json.loads(command[command.index("--executor_input") + 1])
+    return read
+
+
+def task_folder(told: Mapping[str, Any]) -> Path:
+    """The folder that all of a task's outputs are in."""
+    return Path(told["outputs"]["outputFile"]).parent
+
+
+def inputs(told: Mapping[str, Any]) -> Iterator[Path]:
+    """Where the step looks for the artifacts that it reads."""
+    for artifacts in told.get("inputs", {}).get("artifacts", {}).values():
+        for artifact in artifacts["artifacts"]:
+            yield Path(artifact["uri"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the step; returns its exit code, having kept its outputs if that is 0."""
+    folder, _, *command = arguments
+    store = ObjectStore.open(str(Environment.read().store))
+    told = executor_input(command)
+    for path in inputs(told):
+        store.copy(f"{folder}/{path.relative_to(ROOT).as_posix()}", path)
+    task_folder(told).mkdir(parents=True, exist_ok=True)
+    code = subprocess.run(command, check=False, cwd=os.getcwd()).returncode  # noqa: S603, PTH109 - KFP's command
+    if code == 0:
+        where = f"{folder}/{task_folder(told).relative_to(ROOT).as_posix()}"
+        store.upload(task_folder(told), where, last=OUTPUT if (task_folder(told) / OUTPUT).exists() else None)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
