@@ -215,8 +215,9 @@ _SECRET_NAME = re.compile(r"(password|passwd|secret|secret_?key|access_?key|toke
 _PASSWORD_IN_TEXT = (
     re.compile(r"[a-z][a-z0-9+]*://[^\s:/@]*:(?!\$)[^\s@/]+@", re.IGNORECASE),  # a URL with a password
     re.compile(
-        r"(password|passwd|secret_?(access_?)?key|requirepass)[\"']?\s*[=: ]\s*[\"']?(?![$\"'])[^\s\"',}]{3,}", re.I
+        r"(password|passwd|secret_?(access_?)?key)[\"']?(\s*=|:)\s*[\"']?(?![$\"'])[^\s\"',}]{3,}", re.IGNORECASE
     ),
+    re.compile(r"requirepass\s+(?!\$)\S+"),
 )
 
 
