@@ -6,17 +6,14 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from evergrow.journal import Event
-
-MARK = "::evergrow:: "
-"""What a line begins with that is an event: its JSON follows. Written where EVERGROW_RUN is `stdout`."""
+from evergrow.journal import MARK, Event
 
 
 def events_of(log: str) -> list[Event]:
     """The events in a log, in its order; a line cut off in the middle is not one.
 
-    >>> log = 'ingest: starts\\n::evergrow:: {"step": "ingest", "process": 7, "at": 1.5, "what": "started"}\\n::evergrow:: {"st'
-    >>> [(event.step, event.what) for event in events_of(log)]
+    >>> told = MARK + '{"step": "ingest", "process": 7, "at": 1.5, "what": "started"}'
+    >>> [(event.step, event.what) for event in events_of("\\n".join(["reading", told, told[:30]]))]
     [('ingest', 'started')]
     """
     return list(_read(log))
