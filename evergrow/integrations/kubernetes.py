@@ -52,17 +52,19 @@ Object = Mapping[str, Any]
 class Kubernetes:
     """One namespace of a cluster."""
 
-    def __init__(self, client: Any, namespace: str) -> None:
+    def __init__(self, client: Any, namespace: str, patience: float = PATIENCE) -> None:
         self.client = client
         self.namespace = namespace
+        self.patience = patience
 
     @classmethod
-    def open(cls, namespace: str | None = None, context: str | None = None) -> Self:
+    def open(cls, namespace: str | None = None, context: str | None = None, patience: float = PATIENCE) -> Self:
         """Connect from within a pod, else as kubectl does.
 
         Args:
             namespace: default: the pod's own.
             context: of the kubeconfig; default: its current one.
+            patience: for how many seconds a server that does not answer is asked again.
 
         Raises:
             ClusterError: there is neither; or no namespace is given outside of a pod.
@@ -82,7 +84,7 @@ class Kubernetes:
             ) from error
         if namespace is None:
             raise ClusterError("no namespace is given", hint="give one, or an environment with --env")
-        return cls(client.ApiClient(), namespace)
+        return cls(client.ApiClient(), namespace, patience)
 
     def get(self, kind: Kind, name: str) -> Object | None:
         """An object; None if there is none."""
@@ -150,7 +152,7 @@ class Kubernetes:
             _request_timeout=(5, 30),
         )
         try:
-            raw = patiently(request).data
+            raw = patiently(request, self.patience).data
         except ApiException as error:
             # A log that is asked for before the container runs is refused as a bad request.
             if (absent_is_none and error.status == 404) or (text and error.status == 400):
