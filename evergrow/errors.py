@@ -5,12 +5,12 @@ class EvergrowError(Exception):
     """The root. `str(error)` says which field, which rule and which value; `hint` says what to do."""
 
     exit_code = 1
-    retriable = False
-    """Whether the same may go well a moment later, because a service that did not answer is back by then."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", retriable: bool = False) -> None:
         super().__init__(message)
         self.hint = hint
+        self.retriable = retriable
+        """Whether the same may go well a moment later, because a service that did not answer is back by then."""
 
 
 class SpecError(EvergrowError):
@@ -37,14 +37,12 @@ class FeatureStoreError(EvergrowError):
     """The feature store refused, lacks a definition, or cannot be reached."""
 
     exit_code = 4
-    retriable = True
 
 
 class RegistryError(EvergrowError):
     """The model registry refused, lacks a version, or cannot be reached."""
 
     exit_code = 5
-    retriable = True
 
 
 class PipelineError(EvergrowError):
@@ -63,7 +61,6 @@ class StoreError(EvergrowError):
     """The object store refused, lacks something, or cannot be reached."""
 
     exit_code = 8
-    retriable = True
 
 
 class ConflictError(StoreError):
@@ -74,7 +71,6 @@ class ClusterError(EvergrowError):
     """Kubernetes or Kubeflow refused, lacks something, or cannot be reached."""
 
     exit_code = 9
-    retriable = True
 
 
 class RequestError(EvergrowError):

@@ -40,6 +40,8 @@ class Event(BaseModel):
     error: str = ""
     """Of "failed": name of the error's class."""
     hint: str = ""
+    retriable: bool = False
+    """Of "failed": whether trying again is worth it."""
     passing: bool = False
     """Of "noted": what the step is doing, of no interest once it has gone on."""
 
@@ -47,7 +49,7 @@ class Event(BaseModel):
         """The error a failed step raised, as far as another process can raise it again."""
         kind = getattr(evergrow.errors, self.error, None)
         if isinstance(kind, type) and issubclass(kind, EvergrowError):
-            return kind(f"step {self.step}: {self.text}", hint=self.hint)
+            return kind(f"step {self.step}: {self.text}", hint=self.hint, retriable=self.retriable)
         return PipelineError(f"step {self.step}: {self.error}: {self.text}")
 
 
@@ -99,8 +101,8 @@ def step(main: Callable[P, R]) -> Callable[P, R]:
         try:
             result = main(*args, **kwargs)
         except Exception as error:
-            hint = error.hint if isinstance(error, EvergrowError) else ""
-            _tell(name, "failed", text=str(error), error=type(error).__name__, hint=hint)
+            ours = {"hint": error.hint, "retriable": error.retriable} if isinstance(error, EvergrowError) else {}
+            _tell(name, "failed", text=str(error), error=type(error).__name__, **ours)
             raise
         _tell(name, "ended", text=str(result) if isinstance(result, str | int) else "")
         return result

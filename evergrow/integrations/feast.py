@@ -25,6 +25,7 @@ import feast
 import feast.errors
 import pandas as pd
 import pyarrow as pa
+import redis.exceptions
 import sqlalchemy.exc
 import yaml
 from feast.data_source import DataSource
@@ -46,7 +47,16 @@ Progress = Callable[[str, int, int], None]
 """Told a feature view, and how many of how many of its rows are written."""
 
 # A foreign error is recognised by the library that defines it, so that one it grows is translated as well.
-_FOREIGN = (feast.errors.FeastError, duckdb.Error, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, pa.ArrowException)
+_FOREIGN = (
+    feast.errors.FeastError,
+    duckdb.Error,
+    sqlalchemy.exc.SQLAlchemyError,
+    sqlite3.Error,
+    pa.ArrowException,
+    redis.exceptions.RedisError,
+)
+# A database or Redis that does not answer; the latter's client says so by an error of its own.
+_SILENT = (sqlalchemy.exc.OperationalError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 _HINTS: Mapping[type[Exception], str] = {
     feast.errors.RequestDataNotFoundInEntityDfException: "add the column: an on-demand feature view computes with it",
     feast.errors.FeatureNameCollisionError: "rename one of the features; a service's feature names must differ",
@@ -54,6 +64,7 @@ _HINTS: Mapping[type[Exception], str] = {
     feast.errors.FeastEntityDFMissingColumnsError: "add the columns that the service's entities are joined on",
     feast.errors.FeastModuleImportError: "check `type` in feature_store.yaml",
     feast.errors.FeastClassImportError: "check `type` in feature_store.yaml",
+    redis.exceptions.RedisError: "check that the online store can be reached",
     sqlalchemy.exc.OperationalError: "check that the registry's database can be reached",
     duckdb.OutOfMemoryException: "raise `memory_limit` of the offline store or lower its `threads`",
 }
@@ -71,7 +82,9 @@ def translated(doing: str) -> Iterator[None]:
             raise
         hint = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        raise FeatureStoreError(f"{doing}: {text or type(error).__name__}", hint=hint) from error
+        raise FeatureStoreError(
+            f"{doing}: {text or type(error).__name__}", hint=hint, retriable=isinstance(error, _SILENT)
+        ) from error
 
 
 class FeastStore:

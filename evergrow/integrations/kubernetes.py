@@ -182,7 +182,9 @@ def patiently(request: Callable[[], Any], patience: float = PATIENCE) -> Any:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if time.monotonic() > end:
                 raise ClusterError(
-                    f"the Kubernetes API server does not answer: {error}", hint="is the cluster up? `kubectl get nodes`"
+                    f"the Kubernetes API server does not answer: {error}",
+                    hint="is the cluster up? `kubectl get nodes`",
+                    retriable=True,
                 ) from error
         time.sleep(pause)
         pause = min(2 * pause, 5.0)

@@ -29,6 +29,11 @@ LOADER = "evergrow.learning.bundle"
 # Tags by which a version is found again; MLflow keeps no other place for them.
 IDENTITY, DIGEST, VERDICT, JUDGED = "identity", "model_digest", "verdict", "judged_against"
 
+# What MLflow says when the server or its database does not answer.
+SILENT = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
+# As much of a model card as the registry's databases hold.
+DESCRIPTION = 5000
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,7 +52,8 @@ def translated(method: Callable[P, R]) -> Callable[P, R]:
 
             if not isinstance(error, MlflowException):
                 raise
-            raise RegistryError(f"MLflow: {error.message}", hint=_hint(error.error_code)) from error
+            silent = error.error_code in SILENT
+            raise RegistryError(f"MLflow: {error.message}", hint=_hint(error.error_code), retriable=silent) from error
 
     return call
 
@@ -224,7 +230,7 @@ class MlflowRegistry:
             trained.model,
             source=uri,
             run_id=run_id,
-            description=card or None,
+            description=described(card),
             tags={IDENTITY: trained.identity.digest, DIGEST: bundle_digest(bundle), **_identity_tags(trained)},
             model_id=uri.removeprefix("models:/"),
         )
@@ -313,6 +319,16 @@ class MlflowRegistry:
         self._client.set_model_version_tag(name, number, JUDGED, report.champion)
         if CHAMPION not in version.aliases:
             self._client.set_registered_model_alias(name, CHALLENGER, number)
+
+
+def described(card: str) -> str | None:
+    """A model card as a version's description: whole, or its beginning and where the rest is; None if empty.
+
+    >>> described("short"), len(described("long " * 2000)) <= DESCRIPTION
+    ('short', True)
+    """
+    rest = "\n\n(The whole card is the run's artifact card.md.)"
+    return (card if len(card) <= DESCRIPTION else card[: DESCRIPTION - len(rest)] + rest) or None
 
 
 def _version(found: Any, aliases: Iterable[str]) -> ModelVersion:

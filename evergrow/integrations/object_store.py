@@ -34,11 +34,12 @@ PATIENCE = timedelta(seconds=30)
 # Writers that meet at one index take turns; more than this many in a row is no accident.
 TURNS = 30
 
+SILENT = "error sending request"
 _HINTS: Mapping[str, str] = {
     "NoSuchBucket": "the bucket does not exist: make it, or mend `data.store` of the environment",
     "PermissionDeniedError": "the credentials lack a right on the bucket, or the secret key is wrong",
     "UnauthenticatedError": "the store does not know the credentials: see the Secret that `data.secrets` names",
-    "error sending request": "the store does not answer: is `data.endpoint` of the environment right, and is it up?",
+    SILENT: "the store does not answer: is `data.endpoint` of the environment right, and is it up?",
 }
 
 
@@ -49,8 +50,12 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except (BaseError, FileNotFoundError) as error:
         text = f"{type(error).__name__}: {error}"
-        hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
-        raise StoreError(f"{doing}: {str(error).splitlines()[0]}", hint=hint) from error
+        sign = next((sign for sign in _HINTS if sign in text), "")
+        # Whatever else it is, the store may be back in a moment; a bucket or a right does not come by itself.
+        retriable = sign in ("", SILENT)
+        raise StoreError(
+            f"{doing}: {str(error).splitlines()[0]}", hint=_HINTS.get(sign, ""), retriable=retriable
+        ) from error
 
 
 class ObjectStore:
@@ -236,7 +241,7 @@ class Mirror:
             if self.store.swap(f"{self.folder}/{INDEX}", _dump(joined), seen):
                 return
             time.sleep(random.uniform(0, 0.05 * (turn + 1)))  # noqa: S311 - nobody has to be unable to guess it
-        raise ConflictError(f"{self._url}: others went on writing to it", hint="run it again")
+        raise ConflictError(f"{self._url}: others went on writing to it", hint="run it again", retriable=True)
 
     def _check(self, there: Files, changed: Files, removed: set[str]) -> None:
         for name in sorted({*changed, *removed}):
@@ -245,6 +250,7 @@ class Mirror:
                 raise ConflictError(
                     f"{self._url}: {name} has been changed by another run since this one read it",
                     hint="nothing of this run was published; run it again",
+                    retriable=True,
                 )
 
     def _index(self) -> tuple[Files, str | None]:

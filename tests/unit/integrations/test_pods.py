@@ -83,8 +83,9 @@ def said(*events: Event) -> str:
     return "".join(f"{MARK}{event.model_dump_json()}\n" for event in events)
 
 
-def failed(error: str, text: str, hint: str = "") -> str:
-    return said(Event(step="train", process=7, at=1.0, what="failed", error=error, text=text, hint=hint))
+def failed(error: str, text: str, hint: str = "", retriable: bool = False) -> str:
+    told = {"error": error, "text": text, "hint": hint, "retriable": retriable}
+    return said(Event(step="train", process=7, at=1.0, what="failed", **told))
 
 
 def events(runner: PodRunner) -> list[Event]:
@@ -135,8 +136,8 @@ def test_pods_of_one_step_side_by_side_are_told_apart(run):
         vanishes,
         lambda: fails(code=137, reason="Evicted", message="The node was low on resource: memory."),
         lambda: fails(code=143),
-        lambda: fails(failed("RegistryError", "MLflow: the server does not answer")),
-        lambda: fails(failed("StoreError", "reading s3://x: connection refused")),
+        lambda: fails(failed("RegistryError", "MLflow: the server does not answer", retriable=True)),
+        lambda: fails(failed("StoreError", "reading s3://x: connection refused", retriable=True)),
     ],
 )
 def test_a_step_that_was_lost_or_met_a_silent_service_is_tried_again(run, clock, lost):
@@ -157,6 +158,7 @@ def test_the_wait_between_tries_doubles(run, clock):
     ("life", "error", "text"),
     [
         (lambda: fails(failed("DataError", "table 'x' is empty")), DataError, "table 'x' is empty"),
+        (lambda: fails(failed("RegistryError", "it did not pass")), RegistryError, "it did not pass"),
         (lambda: fails(code=137, container="OOMKilled"), PipelineError, "ran out of memory"),
         (lambda: fails(reason="DeadlineExceeded", code=137), PipelineError, "longer than its timeout"),
         (
@@ -176,7 +178,7 @@ def test_a_step_that_would_fail_again_is_not_tried_again(run, life, error, text)
 
 
 def test_no_more_than_its_retries_are_made_and_the_last_error_is_told(run):
-    ok, runner = run(*(fails(failed("RegistryError", f"try {n}", "start it")) for n in range(9)))
+    ok, runner = run(*(fails(failed("RegistryError", f"try {n}", "start it", retriable=True)) for n in range(9)))
     assert not ok
     assert len(runner.kubernetes.made) == 2
     raised = failure(events(runner))
