@@ -25,9 +25,15 @@ def json_schema(document: type[Part] = ContinualModel) -> dict[str, Any]:
 
 
 def _close_maps(part: Mapping[str, Any]) -> None:
-    """Pydantic says what a map's keys look like, and forgets to say that there are no others."""
+    """Say of a map with known keys that it has no others, in the words that validators point to the fault by.
+
+    Pydantic does not, where keys have a pattern; and Helm names another place for a fault in `propertyNames`.
+    """
     for field in part.get("properties", {}).values():
-        if "patternProperties" in field:
+        if "enum" in field.get("propertyNames", {}):
+            names, values = field.pop("propertyNames")["enum"], field["additionalProperties"]
+            field |= {"properties": dict.fromkeys(names, values), "additionalProperties": False}
+        elif "patternProperties" in field:
             field["additionalProperties"] = False
 
 
@@ -99,7 +105,8 @@ def _type(field: Mapping[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of {_type(field.get('items', {}))}"
     if field.get("type") == "object":
-        values = next(iter(field.get("patternProperties", {}).values()), field.get("additionalProperties"))
+        known = {**field.get("properties", {}), **field.get("patternProperties", {})}
+        values = next(iter(known.values()), field.get("additionalProperties"))
         return f"map to {_type(values)}" if isinstance(values, Mapping) else "map"
     return str(field.get("type", "any")) + _bounds(field)
 

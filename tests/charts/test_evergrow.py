@@ -1,0 +1,501 @@
+"""The chart of one environment: its values are an EnvironmentSpec, and what it renders follows from that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.server.__main__ import parser
+from evergrow.integrations.pods_submit import driver_job
+from evergrow.spec import parse
+from evergrow.spec.environment import EnvironmentSpec
+from tests.builders import document
+from tests.charts import policies
+from tests.charts.policies import Release, name_of
+from tests.charts.rendering import CHARTS, GOLDEN, Object, Variant, assert_golden, render, render_error, rendered
+
+CHART = CHARTS / "evergrow"
+ENVIRONMENTS = ("dev", "staging", "production")
+VARIANTS = [Variant("evergrow", environment) for environment in ENVIRONMENTS]
+
+# Numbers that go wrong where one tool writes them and another reads them.
+PARAMETERS = {"learning_rate": 1e-05, "max_iter": 12_345_678}
+ESTIMATOR = {"entrypoint": "tests.example_model.estimator:boosted", "parameters": PARAMETERS}
+DOCUMENT = document(name="delays", training={"estimator": ESTIMATOR}).dump()
+SCHEDULES = [
+    {"pipeline": "training", "cron": "0 3 * * 1"},
+    {"pipeline": "materialization", "cron": "*/10 * * * *"},
+    {"pipeline": "training", "cron": "0 3 1 * *", "suspended": True},
+]
+SCHEDULED = {"models": {"delays": {"document": DOCUMENT, "schedules": SCHEDULES}}}
+PODS = {"execution": {"pipelines": {"runner": "pods"}}}
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Values laid over others as Helm does: maps are merged, everything else is replaced."""
+    both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **over, **both}
+
+
+def read(file: Path) -> dict[str, Any]:
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    return values
+
+
+DEFAULTS = read(CHART / "values.yaml")
+
+
+def dev(*over: dict[str, Any]) -> list[Object]:
+    """The environment dev with other values laid over."""
+    values: dict[str, Any] = {}
+    for each in over:
+        values = merged(values, each)
+    return render("evergrow", [VARIANTS[0].values], set=values, namespace="evergrow-dev")
+
+
+def refused(over: dict[str, Any]) -> str:
+    return render_error("evergrow", [VARIANTS[0].values], set=over, namespace="evergrow-dev")
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`value` at a dotted path."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def of(objects: list[Object] | tuple[Object, ...], kind: str) -> dict[str, Object]:
+    """Objects of a kind by name."""
+    return {each["metadata"]["name"]: each for each in objects if each["kind"] == kind}
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_values_that_come_with_the_chart_are_the_models_defaults():
+    required = {
+        "name": "x",
+        "execution": {"namespace": "x"},
+        "data": {"store": "s3://x/y", "mlflow": "http://x"},
+    }
+    defaults = EnvironmentSpec.model_validate(required).dump()
+    del defaults["name"], defaults["execution"]["namespace"], defaults["data"]["store"], defaults["data"]["mlflow"]
+    assert defaults == DEFAULTS
+
+
+def repeated(values: dict[str, Any], defaults: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Paths of values that say what is the default anyway."""
+    for key, value in values.items():
+        if key not in defaults:
+            continue
+        if isinstance(value, dict) and isinstance(defaults[key], dict):
+            yield from repeated(value, defaults[key], f"{path}{key}.")
+        if value == defaults[key]:
+            yield f"{path}{key}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_an_environments_file_holds_only_what_differs(variant):
+    assert list(repeated(read(variant.values), DEFAULTS)) == []
+
+
+def test_a_value_that_is_the_default_anyway_is_found():
+    values = {"name": "x", "execution": {"quota": {"cpu": "8", "pods": 7}}, "data": {"endpoint": None}}
+    assert list(repeated(values, DEFAULTS)) == ["execution.quota.cpu", "data.endpoint"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_an_environment_differs_on_the_four_axes_alone(variant):
+    values = read(variant.values)
+    assert set(values) <= {"name", "execution", "code", "models", "data"}
+    assert (values["name"], values["execution"]["namespace"]) == (
+        variant.environment,
+        f"evergrow-{variant.environment}",
+    )
+
+
+def test_no_two_environments_share_their_data():
+    stores = [read(variant.values)["data"]["store"] for variant in VARIANTS]
+    assert len(set(stores)) == len(stores)
+
+
+MISSPELT = [
+    ("nmae", "dev", "at ''"),
+    ("execution.namesapce", "x", "/execution"),
+    ("execution.pipelines.steps.resources.memroy", "1Gi", "/execution/pipelines/steps/resources"),
+    ("execution.pipelines.stepOverrides.train.timeuot", "1h", "/execution/pipelines/stepOverrides/train"),
+    (
+        "execution.pipelines.stepOverrides.train.resources.memroy",
+        "1Gi",
+        "/execution/pipelines/stepOverrides/train/resources",
+    ),
+    ("execution.pipelines.stepOverrides.trian", {}, "/execution/pipelines/stepOverrides"),
+    (
+        "execution.serving.tolerations",
+        [{"key": "gpu", "efect": "NoSchedule"}],
+        "/execution/serving/tolerations/0",
+    ),
+    ("models.delays.documnet", {}, "/models/delays"),
+    ("models.delays.document", {**DOCUMENT, "sepc": {}}, "/models/delays/document"),
+    (
+        "models.delays.document",
+        {**DOCUMENT, "spec": {**DOCUMENT["spec"], "trainig": {}}},
+        "/models/delays/document/spec",
+    ),
+    ("models.delays.schedules", [{"pipeline": "training", "corn": "* * * * *"}], "/models/delays/schedules/0"),
+    ("data.secrets.credential", "x", "/data/secrets"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where"), MISSPELT, ids=[path for path, _, _ in MISSPELT])
+def test_a_misspelt_key_fails_with_its_path(path, value, where):
+    said = refused(nested(path, value))
+    assert where in said
+    key = next(
+        k for k in ("sepc", "trainig", "efect", "corn", path.rpartition(".")[2]) if k in json.dumps({path: value})
+    )
+    assert f"'{key}'" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("execution.pipelines.runner", "argo", "/execution/pipelines/runner"),
+        ("execution.quota.cpu", 8, "/execution/quota/cpu': got number, want string"),
+        ("code.images.server", "evergrow/server-python", "/code/images/server"),
+        ("data.store", "evergrow-dev", "/data/store"),
+        (
+            "models.delays.schedules",
+            SCHEDULES,
+            "models.delays.document: is required where there are schedules, found 3",
+        ),
+        ("models.bikes.document", DOCUMENT, 'models.bikes.document.metadata.name: must be "bikes", found "delays"'),
+        (
+            "execution.serving.autoscaling.minReplicas",
+            5,
+            "execution.serving.autoscaling.maxReplicas: must be at least minReplicas, found 2 and 5",
+        ),
+    ],
+)
+def test_a_wrong_value_fails_with_its_path_and_rule(path, value, said):
+    assert said in refused(nested(path, value))
+
+
+def test_what_helm_hands_down_to_charts_is_accepted_and_left_out_of_the_document():
+    (config,) = of(dev({"global": {"x": 1}}, PODS), "ConfigMap").values()
+    assert "global" not in json.loads(config["data"]["EVERGROW_ENVIRONMENT"])
+
+
+def test_without_an_environments_values_helm_says_which_are_required():
+    said = render_error("evergrow")
+    assert "'name'" in said
+    assert "'namespace'" in said
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def document_in(objects: Any, name: str = "evergrow-environment") -> EnvironmentSpec:
+    return EnvironmentSpec.model_validate_json(of(objects, "ConfigMap")[name]["data"]["EVERGROW_ENVIRONMENT"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_what_is_installed_is_the_whole_document(variant):
+    values = EnvironmentSpec.model_validate(merged(DEFAULTS, read(variant.values)))
+    assert document_in(rendered(variant)) == values
+
+
+def test_models_and_overrides_arrive_in_the_document_as_they_were_written():
+    override = nested("execution.pipelines.stepOverrides.train", {"resources": {"memory": "4Gi"}})
+    spec = document_in(dev(SCHEDULED, override))
+    assert spec.models["delays"].document == parse(DOCUMENT)
+    assert [s.dump() for s in spec.models["delays"].schedules] == [{"suspended": False, **s} for s in SCHEDULES]
+    assert spec.execution.pipelines.step("train").resources.memory == "4Gi"
+
+
+KEYS = {
+    "EVERGROW_ENV",
+    "EVERGROW_ENVIRONMENT",
+    "EVERGROW_STORE",
+    "EVERGROW_HOME",
+    "EVERGROW_RUN",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "FEAST_USAGE",
+    "OMP_NUM_THREADS",
+}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "more"),
+    [
+        (None, set()),
+        ("https://s3.example.com", {"AWS_ENDPOINT_URL"}),
+        ("http://seaweedfs.x:8333", {"AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP"}),
+    ],
+)
+def test_steps_get_an_endpoint_only_where_there_is_one_and_http_only_where_it_is(endpoint, more):
+    config = of(dev(nested("data.endpoint", endpoint)), "ConfigMap")["evergrow-environment"]["data"]
+    assert set(config) == KEYS | more
+    assert config.get("AWS_ENDPOINT_URL") == endpoint
+
+
+# -- where steps run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("runner", "kubeflow"), [("pods", "kubeflow"), ("kubeflow", "kubeflow"), ("kubeflow", "evergrow-dev")]
+)
+def test_what_steps_refer_to_is_where_their_pods_are(runner, kubeflow):
+    objects = dev(nested("execution.pipelines", {"runner": runner, "kubeflow": {"namespace": kubeflow}}))
+    spec = document_in(objects)
+    account = of(objects, "ServiceAccount")[spec.beside_steps("evergrow-steps")]
+    assert account["metadata"]["namespace"] == spec.steps_namespace
+    config = of(objects, "ConfigMap")[spec.beside_steps("evergrow-environment")]
+    assert config["metadata"]["namespace"] == spec.steps_namespace
+    assert document_in(objects, config["metadata"]["name"]) == spec
+    binding = of(objects, "RoleBinding")["evergrow-steps"]
+    assert binding["metadata"]["namespace"] == "evergrow-dev"
+    subject = {"name": account["metadata"]["name"], "namespace": spec.steps_namespace, "kind": "ServiceAccount"}
+    assert binding["subjects"] == [subject]
+
+
+def test_environments_that_share_kubeflow_have_nothing_of_one_name_there():
+    there = [
+        {name_of(each) for each in rendered(variant) if each["metadata"]["namespace"] == "kubeflow"}
+        for variant in VARIANTS
+    ]
+    assert all(len(names) == 3 for names in there)
+    assert len(set.union(*there)) == 9
+
+
+def rights(objects: list[Object]) -> dict[str, set[str]]:
+    """Verbs per resource of the one Role that there is."""
+    (role,) = of(objects, "Role").values()
+    verbs: dict[str, set[str]] = {}
+    for rule in role["rules"]:
+        for group, resource in ((g, r) for g in rule["apiGroups"] for r in rule["resources"]):
+            verbs.setdefault(f"{group}/{resource}".lstrip("/"), set()).update(rule["verbs"])
+    return verbs
+
+
+def test_steps_may_deploy_and_read_why_a_version_fails_and_only_a_runner_of_ours_may_make_pods():
+    deploying = {"get", "list", "watch", "create", "patch", "delete"}
+    under_kubeflow = {
+        "serving.kserve.io/inferenceservices": deploying,
+        "gateway.networking.k8s.io/httproutes": deploying,
+        "pods/log": {"get"},
+        "pods": {"get", "list"},
+    }
+    assert rights(dev()) == under_kubeflow
+    assert rights(dev(PODS)) == {**under_kubeflow, "pods": {"get", "list", "watch", "create", "delete"}}
+
+
+def test_servers_have_no_rights_and_no_token_and_the_object_stores_keys():
+    objects = dev()
+    account = of(objects, "ServiceAccount")["evergrow-serving"]
+    assert account["automountServiceAccountToken"] is False
+    assert account["secrets"] == [{"name": "evergrow-storage"}]
+    bound = [subject["name"] for each in of(objects, "RoleBinding").values() for subject in each["subjects"]]
+    assert bound
+    assert "evergrow-serving" not in bound
+
+
+@pytest.mark.parametrize("names", [[], ["registry"]])
+def test_images_are_pulled_with_the_secrets_that_are_named(names):
+    accounts = of(dev(nested("code.images.pullSecrets", names)), "ServiceAccount").values()
+    assert len(accounts) == 2
+    assert all([s["name"] for s in a.get("imagePullSecrets", [])] == names for a in accounts)
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+def test_network_policies_are_there_unless_they_are_switched_off():
+    assert of(dev(), "NetworkPolicy")["evergrow-default-deny"]["spec"] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+    }
+    assert of(dev(nested("execution.networkPolicies", False)), "NetworkPolicy") == {}
+
+
+def namespaces(peers: list[dict[str, Any]]) -> set[str]:
+    return {p["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for p in peers}
+
+
+def test_only_the_gateways_proxies_and_monitoring_reach_servers():
+    network = {"gatewayNamespaces": ["proxies"], "monitoringNamespaces": ["prometheus", "agents"]}
+    found = of(dev(nested("execution.network", network)), "NetworkPolicy")
+    opening = [name for name, each in found.items() if each["spec"].get("ingress")]
+    assert opening == ["evergrow-servers"]
+    callers, readers = found["evergrow-servers"]["spec"]["ingress"]
+    assert (namespaces(callers["from"]), [p["port"] for p in callers["ports"]]) == ({"proxies"}, [8080, 8081])
+    assert (namespaces(readers["from"]), [p["port"] for p in readers["ports"]]) == ({"prometheus", "agents"}, [8080])
+
+
+def test_no_list_of_peers_is_empty_for_that_would_mean_everyone():
+    lists = ("platformNamespaces", "kubernetesApi", "gatewayNamespaces", "monitoringNamespaces")
+    found = of(dev(nested("execution.network", dict.fromkeys(lists, ()))), "NetworkPolicy")
+    assert "evergrow-kubernetes-api" not in found
+    assert not found["evergrow-platform"]["spec"]["egress"]
+    assert not found["evergrow-servers"]["spec"]["ingress"]
+
+
+def test_steps_alone_reach_the_api_server_and_all_reach_the_platform_and_what_is_outside():
+    network = {
+        "platformNamespaces": ["stores"],
+        "external": [{"cidr": "10.1.0.0/16", "ports": [5432, 6379]}],
+        "kubernetesApi": ["10.96.0.1/32"],
+    }
+    found = of(dev(nested("execution.network", network)), "NetworkPolicy")
+    inside, outside = found["evergrow-platform"]["spec"]["egress"]
+    assert found["evergrow-platform"]["spec"]["podSelector"] == {}
+    assert namespaces(inside["to"]) == {"stores"}
+    assert outside["to"] == [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
+    assert [port["port"] for port in outside["ports"]] == [5432, 6379]
+    (server,) = found["evergrow-servers"]["spec"]["podSelector"]["matchExpressions"]
+    (other,) = found["evergrow-kubernetes-api"]["spec"]["podSelector"]["matchExpressions"]
+    assert (server["key"], server["operator"], other["operator"]) == (other["key"], "Exists", "DoesNotExist")
+    (api,) = found["evergrow-kubernetes-api"]["spec"]["egress"]
+    assert api["to"] == [{"ipBlock": {"cidr": "10.96.0.1/32"}}]
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_starts_our_server_as_it_wants_to_be_started():
+    runtime = of(dev(), "ServingRuntime")["evergrow-server"]["spec"]
+    (container,) = runtime["containers"]
+    options = parser().parse_args(container["args"])
+    assert str(options.model_dir) == "/mnt/models"
+    assert [port["containerPort"] for port in container["ports"]] == [options.http_port, options.grpc_port]
+    probed = {probe: container[probe]["httpGet"]["path"] for probe in container if probe.endswith("Probe")}
+    assert probed == {
+        "startupProbe": "/v2/health/live",
+        "readinessProbe": "/v2/health/ready",
+        "livenessProbe": "/v2/health/live",
+    }
+    assert runtime["supportedModelFormats"] == [{"name": "evergrow", "autoSelect": False}]
+
+
+def test_the_runtime_is_placed_and_sized_as_the_values_say():
+    serving = {
+        "runtime": "other",
+        "resources": {"cpu": "2", "memory": "3Gi", "cpuLimit": "4", "memoryLimit": "5Gi"},
+        "nodeSelector": {"pool": "serving"},
+        "tolerations": [{"key": "serving", "operator": "Exists"}],
+    }
+    images = {"server": "example.com/server-python:2", "pullPolicy": "Always"}
+    runtime = of(dev(nested("execution.serving", serving), nested("code.images", images)), "ServingRuntime")["other"]
+    (container,) = runtime["spec"]["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "memory": "3Gi"},
+        "limits": {"cpu": "4", "memory": "5Gi"},
+    }
+    assert (container["image"], container["imagePullPolicy"]) == (images["server"], "Always")
+    assert runtime["spec"]["nodeSelector"] == serving["nodeSelector"]
+    assert runtime["spec"]["tolerations"] == serving["tolerations"]
+
+
+def test_each_model_has_a_disruption_budget_that_means_its_servers_and_no_other_pods():
+    budgets = of(dev({"models": {"bikes": {}}}), "PodDisruptionBudget")
+    assert set(budgets) == {"arrival-delay", "bikes"}
+    for model, budget in budgets.items():
+        selector = budget["spec"]["selector"]
+        assert selector["matchLabels"] == {"evergrow.dev/model": model}
+        assert selector["matchExpressions"] == [{"key": "serving.kserve.io/inferenceservice", "operator": "Exists"}]
+
+
+def test_the_quota_is_what_the_values_say():
+    quota = {"cpu": "3", "memory": "5Gi", "cpuLimit": "7", "memoryLimit": "9Gi", "pods": 11}
+    hard = of(dev(nested("execution.quota", quota)), "ResourceQuota")["evergrow"]["spec"]["hard"]
+    assert hard == {
+        "requests.cpu": "3",
+        "requests.memory": "5Gi",
+        "limits.cpu": "7",
+        "limits.memory": "9Gi",
+        "pods": "11",
+    }
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_our_own_runner_has_cron_jobs_for_kubeflow_keeps_schedules_itself():
+    assert of(dev(SCHEDULED), "CronJob") == {}
+    assert "evergrow-model-delays" not in of(dev(SCHEDULED), "ConfigMap")
+    assert set(of(dev(SCHEDULED, PODS), "CronJob")) == {
+        "delays-training",
+        "delays-training-2",
+        "delays-materialization",
+    }
+    assert of(dev(PODS), "CronJob") == {}
+
+
+def test_a_cron_job_runs_at_its_time_one_run_after_the_other_and_rests_when_suspended():
+    jobs = of(dev(SCHEDULED, PODS), "CronJob")
+    first, second = jobs["delays-training"]["spec"], jobs["delays-training-2"]["spec"]
+    assert (first["schedule"], first["timeZone"], first["suspend"]) == ("0 3 * * 1", "Etc/UTC", False)
+    assert (second["schedule"], second["suspend"]) == ("0 3 1 * *", True)
+    assert {job["spec"]["concurrencyPolicy"] for job in jobs.values()} == {"Forbid"}
+
+
+def test_what_is_scheduled_is_read_as_the_document_that_was_written():
+    text = of(dev(SCHEDULED, PODS), "ConfigMap")["evergrow-model-delays"]["data"]["model.yaml"]
+    assert parse(text) == parse(DOCUMENT)
+
+
+def test_a_scheduled_run_is_driven_by_the_same_pod_as_a_submitted_one():
+    objects = dev(SCHEDULED, PODS)
+    made = of(objects, "CronJob")["delays-training"]["spec"]["jobTemplate"]
+    expected = driver_job(document_in(objects), {}, "training", "evergrow-model-delays", None)
+    assert made["spec"]["podFailurePolicy"] == expected["podFailurePolicy"]
+    assert made["spec"]["backoffLimit"] == expected["backoffLimit"]
+    pod, other = made["spec"]["template"]["spec"], expected["template"]["spec"]
+    (container,), (known,) = pod["containers"], other["containers"]
+    for key in ("name", "image", "command", "envFrom", "resources"):
+        assert container[key] == known[key], key
+    assert {v["name"] for v in container["env"]} == {v["name"] for v in known["env"]} - {"EVERGROW_RUN"}
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {m["mountPath"] for m in known["volumeMounts"]}
+    assert pod["serviceAccountName"] == other["serviceAccountName"]
+    labels = made["metadata"]["labels"]
+    assert (labels["app.kubernetes.io/managed-by"], labels["evergrow.dev/pipeline"]) == ("evergrow", "training")
+
+
+def test_a_name_too_long_for_a_cron_job_is_cut_and_stays_told_apart():
+    models = {}
+    for last in "ab":
+        name = "a-model-whose-name-is-as-long-as-names-may-be-456" + last
+        models[name] = {"document": {**DOCUMENT, "metadata": {"name": name}}, "schedules": SCHEDULES}
+    names = list(of(dev({"models": models}, PODS), "CronJob"))
+    assert len(names) == 6
+    assert all(len(name) <= 52 for name in names)
+
+
+# -- as a whole --------------------------------------------------------------------------------------------------------
+
+
+def test_with_our_own_runner_and_schedules_every_policy_holds():
+    secrets = {f"Secret/evergrow-{name}" for name in ("credentials", "online-store", "storage")}
+    release = Release(dev(SCHEDULED, PODS), "evergrow-dev", frozenset(secrets))
+    assert policies.findings(release) == []
+
+
+def test_with_our_own_runner_and_schedules_what_is_rendered_is_the_golden_file():
+    assert_golden(dev(SCHEDULED, PODS), GOLDEN / "evergrow-pods.yaml")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_object_says_where_it_is_so_that_the_releases_namespace_does_not_matter(variant):
+    elsewhere = render("evergrow", [variant.values], namespace="default")
+    assert tuple(elsewhere) == rendered(variant)
+    assert all(each["metadata"]["namespace"] in (f"evergrow-{variant.environment}", "kubeflow") for each in elsewhere)
