@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from evergrow.contracts import instant
 from evergrow.integrations.kserve import MODEL, VERSION, condition
-from evergrow.integrations.kubeflow_compile import STEP
+from evergrow.integrations.kubeflow_compile import PIPELINE, STEP
 
 Object = Mapping[str, Any]
 
@@ -48,6 +48,13 @@ class Rule:
     what: str
     fix: str
 
+
+RUNS = ("evergrow.dev/run", "pipeline/runid")
+"""Labels that say which run a step's pod is of: one of ours, one of Kubeflow's."""
+ERROR = r"^\s*(error: |(\w+\.)*\w*(Error|Exception): )"
+"""What a line begins with that says why a program ended."""
+LONGEST = 300
+"""Characters that are shown of a message's line."""
 
 LOOK = "kubectl -n {namespace} describe pod {pod}"
 OVERRIDE = "raise {key} of execution.pipelines.stepOverrides.{step} in the environment's values, then `helm upgrade`"
@@ -183,7 +190,7 @@ def problems(
         now: to tell what is over.
     """
     pods, services = list(pods), list(services)
-    found = [problem for pod in pods if not _is_over(pod, now) for problem in of_pod(pod)]
+    found = [problem for pod in pods if not _is_over(pod, pods, now) for problem in of_pod(pod)]
     found += [problem for event in events if (problem := of_event(event, pods, now))]
     told = {(_label(pod, MODEL), _label(pod, VERSION)) for pod in pods if any(of_pod(pod))}
     # Of a version whose pod says what is wrong, the service only says that it is not ready.
@@ -236,7 +243,8 @@ def of_service(service: Object) -> Problem | None:
         return None
     failure = service.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
-    why = _tail(failure.get("message") or ready.get("message", ""))
+    message = str(failure.get("message") or ready.get("message", ""))
+    why = _reason(message)
     if failure.get("reason") == "RuntimeNotRecognized":
         runtime = service["spec"]["predictor"].get("model", {}).get("runtime", "")
         what = f"the ServingRuntime {runtime} does not exist"
@@ -244,7 +252,8 @@ def of_service(service: Object) -> Problem | None:
     if not failure and ready.get("status") != "False":
         return None  # it still starts
     fix = f"kubectl -n {namespace} describe inferenceservice {name}"
-    return _by(STORAGE, why, _of(service), {}) or Problem(_of(service), "the version is not ready to serve", why, fix)
+    storage = _by(STORAGE, message, _of(service), {})
+    return replace(storage, why=why) if storage else Problem(_of(service), "it is not ready to serve", why, fix)
 
 
 def _of_container(pod: Object, container: Object) -> Problem | None:
@@ -271,11 +280,12 @@ def _of_end(pod: Object, container: Object, ended: Object) -> Problem:
         where = "execution.serving.resources.memoryLimit" if _label(pod, VERSION) else None
         fix = f"raise {where} in the environment's values" if where else _override(pod, "resources.memoryLimit")
         return Problem(_of(pod), f"it ran out of memory (limit {limit})", f"OOMKilled, exit code {_code(ended)}", fix)
-    why = _tail(str(ended.get("message", ""))) or f"exit code {_code(ended)}"
-    known = {"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"]}
-    log = f"kubectl -n {known['namespace']} logs {known['pod']} -c {name}"
+    message = str(ended.get("message", ""))
+    why = _reason(message) or f"exit code {_code(ended)}"
+    log = f"kubectl -n {pod['metadata']['namespace']} logs {pod['metadata']['name']} -c {name}"
     what = "it failed" if name == "main" else f"{name} failed"
-    return _by(STORAGE, why, _of(pod), known) or Problem(_of(pod), what, why, f"its log: {log}")
+    storage = _by(STORAGE, message, _of(pod), {})
+    return replace(storage, why=why) if storage else Problem(_of(pod), what, why, f"its log: {log}")
 
 
 def _ended_by_kubernetes(pod: Object) -> Problem:
@@ -308,14 +318,24 @@ def _has_pod_since(owner: Object, pods: Iterable[Object], since: datetime) -> bo
     return any((o["kind"], o["name"]) == (owner["kind"], owner["name"]) for o in owners)
 
 
-def _is_over(pod: Object, now: datetime) -> bool:
-    """Whether a pod failed so long ago that another one has taken its place, or nobody asks any more."""
+def _is_over(pod: Object, pods: Iterable[Object], now: datetime) -> bool:
+    """Whether a pod failed so long ago that nobody asks any more, or its step is tried again since."""
     if pod["status"].get("phase") != "Failed":
         return False
+    ended = _end(pod)
+    others = (p for p in pods if _step_of_run(p) == _step_of_run(pod) and p is not pod)
+    is_tried_again = any(instant(p["metadata"]["creationTimestamp"]) >= ended for p in others)
+    return now - ended > ENDED or (is_tried_again and bool(_label(pod, STEP)))
+
+
+def _end(pod: Object) -> datetime:
     statuses = pod["status"].get("containerStatuses", [])
-    ends = [s.get("state", {}).get("terminated", {}).get("finishedAt") for s in statuses]
-    last = max(filter(None, ends), default=pod["metadata"].get("creationTimestamp"))
-    return bool(last) and now - instant(last) > ENDED
+    ends = (s.get("state", {}).get("terminated", {}).get("finishedAt") for s in statuses)
+    return instant(max(filter(None, ends), default=pod["metadata"]["creationTimestamp"]))
+
+
+def _step_of_run(pod: Object) -> tuple[str, ...]:
+    return tuple(_label(pod, label) for label in (STEP, *RUNS))
 
 
 def _told(pod: Object, rules: Iterable[Rule], message: str, container: Object | None = None) -> Problem:
@@ -339,12 +359,15 @@ def _by(rules: Iterable[Rule], message: str, where: str, known: Mapping[str, str
 
 def _of(found: Object) -> str:
     """What a pod or a service is to people."""
-    name, model, step, version = (
-        found["metadata"]["name"], _label(found, MODEL), _label(found, STEP), _label(found, VERSION),
-    )  # fmt: skip
-    if step:
-        return f"step {step} of {model} (pod {name})" if model else f"step {step} (pod {name})"
-    return f"{model} version {version} ({name})" if version else name
+    name, model = str(found["metadata"]["name"]), _label(found, MODEL)
+    of_model = f" of {model}" if model else ""
+    if step := _label(found, STEP):
+        return f"step {step}{of_model} (pod {name})"
+    if version := _label(found, VERSION):
+        return f"{model} version {version} ({name})"
+    if pipeline := _label(found, PIPELINE):
+        return f"what drives {pipeline}{of_model} (pod {name})"
+    return name
 
 
 def _label(found: Object, label: str) -> str:
@@ -364,6 +387,8 @@ def _code(ended: Object) -> str:
     return str(ended.get("exitCode", "unknown"))
 
 
-def _tail(text: str, lines: int = 3) -> str:
-    """The end of what was said: that is where an error is."""
-    return "\n".join(text.strip().splitlines()[-lines:])
+def _reason(message: str) -> str:
+    """The line of what was said last that says why: a step's own word is such a line, a log holds one."""
+    lines = message.strip().splitlines()
+    found = [line for line in lines if re.match(ERROR, line)] or lines[-1:]
+    return found[-1].strip()[:LONGEST] if found else ""

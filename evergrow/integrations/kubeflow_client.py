@@ -98,7 +98,7 @@ class KubeflowRuns:
         """
         return self._run(self._get(run_id))
 
-    def newest(self, limit: int = 50) -> list[SubmittedRun]:
+    def runs(self, limit: int = 20) -> list[SubmittedRun]:
         """The environment's newest runs that were submitted, newest first."""
         listed = self.kubeflow.call(
             self._api.run_service_list_runs,
@@ -120,17 +120,17 @@ class KubeflowRuns:
         )
         return [self._run(run) for run in listed.runs or []]
 
-    def terminate(self, run_id: str) -> None:
+    def cancel(self, run: SubmittedRun) -> None:
         """Stop a run. What its steps have published stays."""
-        self.kubeflow.call(self._api.run_service_terminate_run, run_id=run_id)
+        self.kubeflow.call(self._api.run_service_terminate_run, run_id=run.id)
 
-    def wait(self, run: SubmittedRun, timeout: timedelta, watch: Watch, say: Say = lambda _: None) -> SubmittedRun:
+    def wait(self, run: SubmittedRun, watch: Watch, timeout: timedelta, say: Say = lambda _: None) -> SubmittedRun:
         """Wait until a run is over.
 
         Args:
             run: which.
-            timeout: how long; a run that Kubeflow has lost track of stays "running" for ever.
             watch: told of each step that starts, ends or fails.
+            timeout: how long; a run that Kubeflow has lost track of stays "running" for ever.
             say: told what concerns the run as a whole, and the end of the failed step's log.
 
         Raises:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +51,9 @@ class KubeflowSchedules:
     def __init__(self, kubeflow: Kubeflow) -> None:
         self.kubeflow = kubeflow
 
-    def create(self, pipeline: str, document: ContinualModel, cron: str, suspended: bool = False) -> ScheduledRun:
+    def create(
+        self, pipeline: str, document: ContinualModel, cron: str, suspended: bool = False, number: int = 1
+    ) -> ScheduledRun:
         """Make a schedule what it should be: nothing if it is that, else a new one in the place of the old.
 
         Runs that the old one has started go on.
@@ -57,27 +63,43 @@ class KubeflowSchedules:
             document: the model's, as it is now: a schedule keeps it.
             cron: five fields, UTC.
             suspended: whether it rests at first.
+            number: tells apart several schedules of one pipeline.
 
         Raises:
             SpecError: `cron` is no five fields.
             ClusterError: Kubeflow refuses.
         """
-        place = self.kubeflow.place
-        compiled = at_scheduled_time(load_object(COMPILE)(pipeline, place, document.name))
-        arguments = {"spec": document.model_dump_json(by_alias=True)}
-        is_what = digest({"compiled": compiled.to_dict(), "arguments": arguments, "cron": cron, "suspended": suspended})
-        name = named(pipeline, document.name, place.name)
-        old = [schedule for schedule in self.list() if schedule.name == name]
-        same = next((schedule for schedule in old if schedule.digest == is_what), None)
-        made = same or self._create(
-            name, document.name, seconds_first(cron), suspended, compiled.to_dict(), arguments, is_what
-        )
+        body = self._body(pipeline, document, seconds_first(cron), number)
+        old = [schedule for schedule in self.list() if schedule.name == body.display_name]
+        same = next((schedule for schedule in old if schedule.digest == digest_in(body.description)), None)
+        made = dataclasses.replace(same, existing=True) if same else self._create(document.name, body, suspended)
         for schedule in old:
             if schedule.id != made.id:
                 self._delete(schedule)
+        return made if made.suspended == suspended else self.suspend(made.id, suspended)
+
+    def apply(self, prune: bool = False) -> Sequence[ScheduledRun]:
+        """Make the schedules that the environment names what they should be.
+
+        Args:
+            prune: delete those that it does not name.
+        """
+        made = []
+        for model in self.kubeflow.place.models.values():
+            numbers: Counter[str] = Counter()
+            if model.document is None:
+                continue
+            for schedule in model.schedules:
+                numbers[schedule.pipeline] += 1
+                number = numbers[schedule.pipeline]
+                made.append(self.create(schedule.pipeline, model.document, schedule.cron, schedule.suspended, number))
+        wanted = {schedule.name for schedule in made}
+        for other in self.list() if prune else ():
+            if other.name not in wanted:
+                self._delete(other)
         return made
 
-    def list(self) -> list[ScheduledRun]:
+    def list(self) -> Sequence[ScheduledRun]:
         """The environment's schedules, by name."""
         schedules, page = [], ""
         while True:
@@ -129,29 +151,27 @@ class KubeflowSchedules:
     def _api(self) -> Any:
         return self.kubeflow.client.recurring_runs
 
-    def _create(
-        self,
-        name: str,
-        model: str,
-        cron: str,
-        suspended: bool,
-        pipeline_spec: dict[str, Any],
-        arguments: dict[str, str],
-        is_what: str,
-    ) -> ScheduledRun:
+    def _body(self, pipeline: str, document: ContinualModel, cron: str, number: int) -> Any:
+        """A recurring run as the API takes it, whose description has the digest of all that it does."""
         place, models = self.kubeflow.place, self.kubeflow.client.api_models
-        body = models.V2beta1RecurringRun(
-            experiment_id=self.kubeflow.experiment(model),
-            display_name=name,
+        compiled = at_scheduled_time(load_object(COMPILE)(pipeline, place, document.name)).to_dict()
+        arguments = {"spec": json.dumps(document.dump())}
+        account = place.beside_steps(place.execution.pipelines.service_account)
+        is_what = digest({"compiled": compiled, "arguments": arguments, "cron": cron, "account": account})
+        return models.V2beta1RecurringRun(
+            display_name=named(pipeline, document.name, place.name, number),
             description=described(place.name, is_what),
-            mode="DISABLE" if suspended else "ENABLE",
-            pipeline_spec=pipeline_spec,
+            pipeline_spec=compiled,
             runtime_config=models.V2beta1RuntimeConfig(parameters=arguments),
             trigger=models.V2beta1Trigger(cron_schedule=models.V2beta1CronSchedule(cron=cron)),
             max_concurrency="1",
             no_catchup=True,
-            service_account=place.beside_steps(place.execution.pipelines.service_account),
+            service_account=account,
         )
+
+    def _create(self, model: str, body: Any, suspended: bool) -> ScheduledRun:
+        body.experiment_id = self.kubeflow.experiment(model)
+        body.mode = "DISABLE" if suspended else "ENABLE"
         return _schedule(self.kubeflow.call(self._api.recurring_run_service_create_recurring_run, recurring_run=body))
 
     def _delete(self, schedule: ScheduledRun) -> None:
@@ -160,14 +180,24 @@ class KubeflowSchedules:
         self.kubeflow.call(delete, recurring_run_id=schedule.id, propagation_policy="ORPHAN")
 
 
-def named(pipeline: str, model: str, environment: str) -> str:
-    """What a schedule is called."""
-    return f"{pipeline} {model} ({environment})"
+def named(pipeline: str, model: str, environment: str, number: int = 1) -> str:
+    """What a schedule is called.
+
+    >>> named("training", "delays", "dev"), named("training", "delays", "dev", 2)
+    ('training delays (dev)', 'training delays (dev) 2')
+    """
+    return f"{pipeline} {model} ({environment})" + (f" {number}" if number > 1 else "")
 
 
 def described(environment: str, is_what: str = "") -> str:
     """What a schedule's description says, by which it is found again."""
     return f"evergrow environment={environment} digest={is_what}"
+
+
+def digest_in(description: str | None) -> str:
+    """The digest in a schedule's description; empty if there is none."""
+    found = re.search(r" digest=(\w*)", description or "")
+    return found[1] if found else ""
 
 
 def seconds_first(cron: str) -> str:
@@ -189,12 +219,11 @@ def seconds_first(cron: str) -> str:
 
 def _schedule(told: Any) -> ScheduledRun:
     cron = told.trigger.cron_schedule.cron if told.trigger and told.trigger.cron_schedule else ""
-    found = re.search(r" digest=(\w*)", told.description or "")
     return ScheduledRun(
         name=told.display_name,
         id=told.recurring_run_id,
         cron=cron.removeprefix("0 "),
         suspended=told.status == "DISABLED",
         runner="kubeflow",
-        digest=found[1] if found else "",
+        digest=digest_in(told.description),
     )

@@ -35,10 +35,10 @@ class PodRuns:
     def __init__(self, kubernetes: Kubernetes, place: EnvironmentSpec) -> None:
         self.kubernetes, self.place = kubernetes, place
 
-    def submit(self, submission: Submission) -> SubmittedRun:
-        """Start a run, or find the one of the same identity that has not failed."""
+    def submit(self, submission: Submission, again: bool = False) -> SubmittedRun:
+        """Start a run, or find the one of the same identity that has not failed; `again` starts one all the same."""
         earlier = self.kubernetes.search(JOB, {SUBMISSION: submission.identity[:63]})
-        for found in earlier:
+        for found in () if again else earlier:
             if state_of(found) not in ("failed", "canceled"):
                 return replace(run_of(found), existing=True)
         name = f"{_base(submission)}-{len(earlier) + 1}"
