@@ -1,0 +1,1 @@
+"""Puts evergrow on a cluster: see manifests/README.md."""
