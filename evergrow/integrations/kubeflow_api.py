@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -105,7 +106,7 @@ def connect(place: EnvironmentSpec, access: Access) -> Kubeflow:
     described = endpoint or f"Kubeflow Pipelines in namespace {_api_namespace(place)}"
     with translated(described, place):
         client = _client(place, access, endpoint)
-        health = client.get_kfp_healthz()
+        health = client.healthzs.healthz_service_get_healthz(_request_timeout=TIMEOUT)
     if health.multi_user is None:
         raise ClusterError(
             f"{described}: answers, but not as Kubeflow Pipelines does: perhaps that is a login page",
@@ -133,8 +134,8 @@ def _client(place: EnvironmentSpec, access: Access, endpoint: str | None) -> Any
 
     class Client(kfp.Client):  # type: ignore[misc]  # KFP has no types
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-            """Ask once: KFP itself asks five times, five seconds apart, and logs tracebacks."""
-            return self.healthzs.healthz_service_get_healthz(_request_timeout=TIMEOUT)
+            """Not while it is made: KFP asks five times, five seconds apart, and logs tracebacks."""
+            return SimpleNamespace(multi_user=False)
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -146,20 +147,36 @@ def _client(place: EnvironmentSpec, access: Access, endpoint: str | None) -> Any
             verify_ssl=None if access.verify else False,
             kube_context=access.context,
         )
-    # KFP's path through the Kubernetes API server ends in a slash and its requests begin with one: two of them are
-    # answered with a redirect, which loses what is posted.
-    client._existing_config.host = client._existing_config.host.rstrip("/")
+    _hold_host(client._existing_config)
     return client
+
+
+def _hold_host(config: Any) -> None:
+    """Keep a client's requests on their way through the Kubernetes API server.
+
+    KFP's path there ends in a slash and its requests begin with one: two of them are answered with a redirect, which
+    loses what is posted. And where kubectl has a token, renewing it puts the server's bare address in the path's place.
+    """
+    host, renew = config.host.rstrip("/"), config.refresh_api_key_hook
+
+    def refresh(config: Any) -> None:
+        renew(config)
+        config.host, config.refresh_api_key_hook = host, refresh
+
+    config.host = host
+    if renew is not None:
+        config.refresh_api_key_hook = refresh
 
 
 def _credentials(access: Access) -> Any:
     from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
     path = access.token_file or (TOKEN if TOKEN.exists() else None)
+    for option, file in (("--token-file", access.token_file), ("--ca-cert", access.ca_cert)):
+        if file is not None and not file.is_file():
+            raise SpecError(f"{option}: {file} does not exist")
     if path is None:
         return None
-    if not path.is_file():
-        raise SpecError(f"--token-file: {path} does not exist")
     return ServiceAccountTokenVolumeCredentials(str(path))
 
 
@@ -202,16 +219,14 @@ def translated(endpoint: str, place: EnvironmentSpec) -> Iterator[None]:
         raise kind(f"{endpoint}: {error.status}: {_message(error)}", hint=hint) from error
     except kfp_server_api.OpenApiException as error:
         raise ClusterError(f"{endpoint}: its answer is not understood: {error}") from error
-    except urllib3.exceptions.SSLError as error:
-        raise ClusterError(f"{endpoint}: its TLS certificate is not trusted: {error}", hint=CERTIFICATE) from error
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        is_tls = isinstance(getattr(error, "reason", None), urllib3.exceptions.SSLError)
-        if is_tls:
-            raise ClusterError(f"{endpoint}: its TLS certificate is not trusted: {error}", hint=CERTIFICATE) from error
+    except (urllib3.exceptions.HTTPError, urllib3.exceptions.ProxySchemeUnsupported, OSError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, urllib3.exceptions.SSLError):
+            raise ClusterError(f"{endpoint}: its TLS certificate is not trusted: {reason}", hint=CERTIFICATE) from error
         raise Unreachable(f"{endpoint}: does not answer: {_first(error)}", hint=hints[0]) from error
 
 
-CERTIFICATE = "give the certificate authority's certificate: --ca-cert FILE"
+CERTIFICATE = "give the certificate of the authority that signed it: --ca-cert FILE"
 
 
 def _hints(place: EnvironmentSpec) -> Mapping[int, str]:

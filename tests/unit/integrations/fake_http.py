@@ -1,10 +1,12 @@
-"""A small HTTP server for stand-ins of outside systems: requests in, status and JSON out, and a list of what was asked."""
+"""A small HTTP server for stand-ins of outside systems: it answers in JSON or text, and lists what it was asked."""
 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,9 +20,15 @@ class Refusal(Exception):
 
 
 class FakeServer:
-    """Base of a stand-in: `answer` is its API. Used as a context manager it listens on a free port."""
+    """Base of a stand-in: `answer` is its API. Used as a context manager it listens on a free port.
+
+    Attributes:
+        asked: methods and paths of all requests.
+        certificate: a file with a certificate and its key, for TLS.
+    """
 
     def __init__(self) -> None:
+        self.certificate: Path | None = None
         self.asked: list[tuple[str, str]] = []
         self._server: ThreadingHTTPServer | None = None
 
@@ -31,10 +39,14 @@ class FakeServer:
     @property
     def url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Any:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -62,7 +74,7 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
             except Refusal as refusal:
                 self._send(refusal.status, refusal.body)
 
-        do_GET = do_POST = do_DELETE = do_PATCH = handle_request
+        do_GET = do_POST = do_DELETE = do_PATCH = handle_request  # noqa: N815 - http.server's names
 
         def _send(self, status: int, told: Any) -> None:
             text = told if isinstance(told, str) else json.dumps(told)

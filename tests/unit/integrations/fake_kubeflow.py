@@ -148,7 +148,7 @@ def _check(body: dict[str, Any]) -> None:
     given = body["pipeline_spec"]
     spec = json_format.ParseDict(given["pipeline_spec"], PipelineSpec())
     platform = json_format.ParseDict(given["platform_spec"], PlatformSpec())
-    options = json_format.MessageToDict(platform.platforms["kubernetes"].deployment_spec)["executors"]
+    options = json_format.MessageToDict(platform.platforms["kubernetes"].deployment_spec).get("executors", {})
     for option in options.values():
         json_format.ParseDict(option, KubernetesExecutorConfig())
     declared, arguments = set(spec.root.input_definitions.parameters), set(body["runtime_config"]["parameters"])
