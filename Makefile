@@ -54,6 +54,10 @@ lock: setup ## Resolve requirements/*.in again, with hashes
 	$(LOCK) requirements/dev.in -o requirements/dev.txt
 	$(LOCK) requirements/steps.in -c requirements/dev.txt -o requirements/steps.txt
 	$(LOCK) requirements/server.in -c requirements/dev.txt -o requirements/server.txt
+	$(LOCK) requirements/mlflow.in -c requirements/dev.txt -o requirements/mlflow.txt
+	$(LOCK) requirements/feast.in -c requirements/dev.txt -o requirements/feast.txt
+	$(LOCK) requirements/examples.in -c requirements/dev.txt -o requirements/examples.txt
+	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 
 generate: setup ## Write the schema and the reference page from the spec, and the compiled pipelines
 	$(BIN)/python -m evergrow.spec.schema

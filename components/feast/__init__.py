@@ -1,0 +1,1 @@
+"""Feast's own servers over the stores of an environment."""
