@@ -4,8 +4,7 @@
 {{- eq .Values.postgres.mode "bundled" | ternary "postgres" .Values.postgres.external.host -}}
 {{- end }}
 
-{{/* Variables of libpq and a URL without a password. `.` is a dict: root, use (mlflow or feast), driver
-(SQLAlchemy's name of what the image has), variable (the URL's). */}}
+{{/* Variables of libpq and a URL without a password. `.` is a dict: root, use (mlflow or feast), variable (the URL's). */}}
 {{- define "platform.postgres.variables" -}}
 {{- $postgres := .root.Values.postgres -}}
 {{- $is := get $postgres.external .use -}}
@@ -23,7 +22,7 @@
 - name: PGSSLMODE
   value: {{ $sslMode }}
 - name: {{ .variable }}
-  value: postgresql+{{ .driver }}://{{ $is.user }}@{{ include "platform.postgres.host" .root }}:{{ $port }}/{{ $is.database }}
+  value: postgresql+psycopg://{{ $is.user }}@{{ include "platform.postgres.host" .root }}:{{ $port }}/{{ $is.database }}
 {{- end }}
 
 {{/* Variables with Feast's connection string of Redis. */}}
@@ -49,7 +48,9 @@
 {{- if eq $store.mode "bundled" -}}
   {{- $keys := dict "accessKeyId" "AWS_ACCESS_KEY_ID" "secretAccessKey" "AWS_SECRET_ACCESS_KEY" -}}
   {{- $secret := set $keys "name" "mlflow-storage" -}}
-  {{- $is = dict "endpoint" "http://seaweedfs:8333" "bucket" "mlflow" "secret" $secret -}}
+  {{- /* MLflow signs URLs of this host for clients of other namespaces to download from, so it bears ours. */ -}}
+  {{- $endpoint := printf "http://seaweedfs.%s:8333" .Release.Namespace -}}
+  {{- $is = dict "endpoint" $endpoint "bucket" "mlflow" "secret" $secret -}}
 {{- end -}}
 - name: MLFLOW_ARTIFACTS_DESTINATION
   value: s3://{{ $is.bucket }}/artifacts
