@@ -18,6 +18,12 @@ from evergrow.spec.environment import EnvironmentSpec, Serving
 
 MODEL, VERSION, ENVIRONMENT = "evergrow.dev/model", "evergrow.dev/version", "evergrow.dev/environment"
 MANAGED_BY: Mapping[str, str] = {"app.kubernetes.io/managed-by": "evergrow"}
+# A version is reached through its model's route; without this KServe makes two public routes of its own for each.
+NO_ROUTES_OF_ITS_OWN: Mapping[str, str] = {"networking.kserve.io/visibility": "cluster-local"}
+# The server answers for 5 s after it is told to stop, then has 25 s for what is under way.
+GRACE_SECONDS = 40
+# Of "<service>-predictor-<namespace>", which KServe makes a host name's first label of.
+LONGEST_NAME = 63
 POLL_SECONDS = 1.0
 # KServe's Service of a predictor.
 PORT = 80
@@ -91,20 +97,22 @@ class KServeServing:
         end = time.monotonic() + limit.total_seconds()
         while True:
             found = self.kubernetes.get(INFERENCE_SERVICE, name) or {}
-            ready = condition(found, "Ready")
-            if ready.get("status") == "True":
+            if condition(found, "Ready").get("status") == "True":
                 return
             if time.monotonic() > end:
                 raise ServingError(
-                    f"InferenceService {name} is not Ready after {limit}: {self._why(name, ready)}",
+                    f"InferenceService {name} is not Ready after {limit}: {self._why(name, found)}",
                     hint=f"`evergrow status --env {self.place.name}` says more; what served before goes on serving",
                 )
             time.sleep(POLL_SECONDS)
 
-    def _why(self, name: str, ready: Mapping[str, Any]) -> str:
+    def _why(self, name: str, found: Object) -> str:
         pods = self.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": name})
         said = [text for pod in pods for text in reasons(pod)]
-        return "; ".join(said) or str(ready.get("message") or "it has no pods yet")
+        failure = _at(found, "status", "modelStatus", "lastFailureInfo", "message")
+        unmet = [c.get("message") for c in _at(found, "status", "conditions") or [] if c.get("status") == "False"]
+        told = dict.fromkeys(filter(None, (*said, failure, *unmet)))
+        return "; ".join(told) or "it has no pods yet"
 
     def _routed(self) -> set[str]:
         """Names of the InferenceServices that the route pointed to until now."""
@@ -127,13 +135,14 @@ def inference_service(
     place: EnvironmentSpec, model: ContinualModel, version: ModelVersion, directory: str, url: str
 ) -> dict[str, Any]:
     """The InferenceService of a version, whose directory of that name is at `url`."""
-    serving = place.execution.serving
+    # KServe copies labels and annotations to the pods: changing one later would restart them all.
     return {
         "metadata": {
-            "name": f"{model.name}-v{directory}",
+            "name": service_name(place, model.name, directory),
             "labels": {
                 **model.metadata.labels,
                 **MANAGED_BY,
+                **NO_ROUTES_OF_ITS_OWN,
                 MODEL: model.name,
                 VERSION: str(version.version),
                 ENVIRONMENT: place.name,
@@ -143,14 +152,32 @@ def inference_service(
                 "evergrow.dev/model-digest": version.model_digest,
             },
         },
-        "spec": {"predictor": _predictor(serving, url)},
+        "spec": {"predictor": _predictor(place.execution.serving, url)},
     }
+
+
+def service_name(place: EnvironmentSpec, model: str, directory: str) -> str:
+    """The name of a version's InferenceService.
+
+    Raises:
+        ServingError: KServe could make no host name of it.
+    """
+    name = f"{model}-v{directory}"
+    longer = len(f"{name}-predictor-{place.execution.namespace}") - LONGEST_NAME
+    if longer > 0:
+        raise ServingError(
+            f"metadata.name: must be {longer} characters shorter to be served in namespace "
+            f"{place.execution.namespace}, found {model!r}",
+            hint=f"KServe names a host <model>-v<version>-predictor-<namespace>, of at most {LONGEST_NAME} characters",
+        )
+    return name
 
 
 def _predictor(serving: Serving, url: str) -> dict[str, Any]:
     scaling, resources = serving.autoscaling, serving.resources
     return {
         "serviceAccountName": serving.service_account,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "minReplicas": scaling.min_replicas,
         "maxReplicas": scaling.max_replicas,
         "scaleMetric": "cpu",
@@ -177,7 +204,7 @@ def route(place: EnvironmentSpec, model: str, service: str) -> dict[str, Any]:
         "spec": {
             "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
             "hostnames": [host(place, model)],
-            "rules": [{"backendRefs": [{"name": f"{service}-predictor", "port": PORT, "weight": 1}]}],
+            "rules": [{"backendRefs": [{"name": f"{service}-predictor", "port": PORT, "weight": 100}]}],
         },
     }
 

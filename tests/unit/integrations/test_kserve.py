@@ -29,6 +29,7 @@ class Cluster(KubernetesTwin):
     """KServe makes an InferenceService Ready, or not, once it was looked at a few times."""
 
     ready_after: float = 2
+    refusal = ""
 
     def get(self, kind, name):
         found = super().get(kind, name)
@@ -36,7 +37,9 @@ class Cluster(KubernetesTwin):
             seen = self.objects[kind.name, name].setdefault("seen", 0)
             self.objects[kind.name, name]["seen"] = seen + 1
             status = "True" if seen >= self.ready_after else "False"
-            found["status"] = {"conditions": [{"type": "Ready", "status": status, "message": "predictor not ready"}]}
+            conditions = [{"type": "PredictorReady", "status": status, "message": self.refusal}]
+            conditions += [{"type": "Ready", "status": status, "message": "predictor not ready"}]
+            found["status"] = {"conditions": conditions}
         return found
 
 
@@ -176,6 +179,20 @@ def test_a_version_that_did_not_go_whole_into_the_store_goes_again(serving, stor
 
 def test_the_host_of_a_model_names_model_and_namespace():
     assert host(PLACE, "delays") == "delays.evergrow-dev.example.com"
+
+
+def test_a_name_that_kserve_could_make_no_host_of_is_refused_with_how_much_it_is_too_long():
+    place = PLACE.model_copy(update={"execution": PLACE.execution.model_copy(update={"namespace": "n" * 40})})
+    assert kserve.service_name(place, "m" * 8, "1") == "mmmmmmmm-v1"
+    with pytest.raises(ServingError, match=r"must be 3 characters shorter to be served in namespace n+, found 'm+'"):
+        kserve.service_name(place, "m" * 11, "12")
+
+
+def test_a_version_whose_pods_are_forbidden_says_so(serving, cluster, bundle):
+    cluster.ready_after = float("inf")
+    cluster.refusal = 'pods "delays-v1" is forbidden: violates PodSecurity'
+    with pytest.raises(ServingError, match="violates PodSecurity"):
+        serving().prepare(version(1), bundle)
 
 
 def test_why_a_pod_does_not_run_is_told_of_init_containers_too_and_of_none_that_is_well():
