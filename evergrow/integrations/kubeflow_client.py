@@ -50,17 +50,21 @@ class KubeflowRuns:
     Args:
         kubeflow: the connection.
         kubernetes: the namespace of runs' pods, for their logs and what keeps them from running; None: not to be read.
-        poll: how long to wait between two looks at a run.
-        stuck: how long a pod may be stuck.
+        poll: how long to wait between two looks at a run; default: POLL.
+        stuck: how long a pod may be stuck; default: STUCK.
     """
 
     def __init__(
-        self, kubeflow: Kubeflow, kubernetes: Kubernetes | None, poll: timedelta = POLL, stuck: timedelta = STUCK
+        self,
+        kubeflow: Kubeflow,
+        kubernetes: Kubernetes | None,
+        poll: timedelta | None = None,
+        stuck: timedelta | None = None,
     ) -> None:
         self.kubeflow = kubeflow
         self.kubernetes = kubernetes
-        self.poll = poll
-        self.stuck = stuck
+        self.poll = POLL if poll is None else poll
+        self.stuck = STUCK if stuck is None else stuck
 
     def submit(self, submission: Submission, again: bool = False) -> SubmittedRun:
         """Start a run, or find the one that does or did the same.
