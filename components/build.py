@@ -2,6 +2,8 @@
 
 python -m components.build                      all images
 python -m components.build steps --load kind    one, loaded into the kind cluster
+python -m components.build server --bundle .evergrow/serving/arrival-delay/current/bundle
+                                                the server of one model, on the model's own requirements
 
 Where something else builds and loads, EVERGROW_BUILD_COMMAND is it: a command that takes
 `build -t NAME -f FILE --iidfile FILE --build-arg KEY=VALUE ... CONTEXT` and `load NAME`.
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evergrow.errors import EvergrowError
@@ -33,19 +35,26 @@ class BuildError(EvergrowError):
 
 @dataclass(frozen=True)
 class Image:
-    """One image: what it is called and what it is made by."""
+    """One image: what it is called, and what it is made by."""
 
     name: str
     dockerfile: str
+    target: str = ""
+    """A stage of the Dockerfile; the last if empty."""
 
 
 IMAGES: Mapping[str, Image] = {
     "steps": Image("evergrow/steps-python", "components/Dockerfile"),
-    "server": Image("evergrow/server-python", "components/server/Dockerfile"),
+    "server": Image("evergrow/server-python", "components/server/Dockerfile", "server"),
     "mlflow": Image("evergrow/mlflow", "components/mlflow/Dockerfile"),
     "feast": Image("evergrow/feast", "components/feast/Dockerfile"),
 }
 
+# As `make lock` does.
+LOCK = (
+    *("pip", "compile", "-q", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"),
+    *("--no-annotate", "--custom-compile-command", "python -m components.build server --bundle ..."),
+)
 # How each tool writes an image, under its name, to a file that clusters can load.
 TOOLS: Mapping[str, Sequence[str]] = {
     "docker": ("docker", "save", "-o", "{file}", "{name}"),
@@ -86,16 +95,18 @@ class Builder:
             hint=f"install docker, podman or buildah, or set {COMMAND} to a command that builds",
         )
 
-    def build(self, name: str, dockerfile: str, arguments: Mapping[str, str]) -> str:
-        """Build an image from the repository; returns its ID, "sha256:...".
+    def build(self, name: str, image: Image, arguments: Mapping[str, str]) -> str:
+        """Build an image from the repository, under `name`; returns its ID, "sha256:...".
 
         Raises:
             BuildError: it failed; what the tool said was printed.
         """
+        target = ("--target", image.target) if image.target else ()
         given = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "id"
-            _run([*self.command, "build", "-t", name, "-f", dockerfile, "--iidfile", str(written), *given, "."])
+            what = ("-t", name, "-f", image.dockerfile, *target, "--iidfile", str(written))
+            _run([*self.command, "build", *what, *given, "."])
             return written.read_text(encoding="utf-8").strip()
 
     def load(self, name: str, cluster: str) -> None:
@@ -141,6 +152,34 @@ def revision() -> str:
         return "unknown"
 
 
+def model_requirements(bundle: Path) -> tuple[str, str]:
+    """Lock what a server of this bundle runs on; returns the model's name and the lock's path in the repository.
+
+    The bundle's pins decide; whatever they leave open is as the server's and the steps' locks have it.
+
+    Raises:
+        BuildError: there is no whole bundle, uv is missing, or no server runs on what the bundle pins.
+    """
+    from evergrow.contracts import TrainedModel
+    from evergrow.learning.requirements import pin
+
+    try:
+        model = TrainedModel.model_validate_json((bundle / "bundle.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"--bundle: {bundle} is no bundle: {error}") from error
+    pins = "".join("{}=={}\n".format(*pin(requirement)) for requirement in model.requirements)
+    lock = f"requirements/server-{model.model}.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        (asked := Path(folder) / "model.in").write_text(pins, encoding="utf-8")
+        written = Path(folder) / "model.txt"
+        # uv keeps the versions that it finds where it is to write, as far as they fit.
+        written.write_text("".join((ROOT / f"requirements/{name}.txt").read_text() for name in ("server", "steps")))
+        uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        _run([uv or "uv", *LOCK, "requirements/server.in", str(asked), "-o", str(written)])
+        shutil.copyfile(written, ROOT / lock)
+    return model.model, lock
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
@@ -150,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tag", default="0.1.0", help="tag of each (default: 0.1.0); give code that changed another one")
     p.add_argument("--python-image", metavar="IMAGE", help="what they are built on (default: that of the Dockerfile)")
     p.add_argument("--build-arg", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="as docker's")
+    p.add_argument("--bundle", type=Path, metavar="DIR", help="build the server of this bundle's own requirements")
     p.add_argument("--load", choices=[*CLUSTERS, "none"], default="none", help="the cluster to load into")
     p.add_argument("--tool", choices=[*TOOLS], help="what builds (default: the first that works)")
     return p
@@ -168,9 +208,14 @@ def build(options: argparse.Namespace) -> None:
     arguments = {"VERSION": options.tag, "REVISION": revision(), **dict(options.build_arg)}
     if options.python_image:
         arguments["PYTHON_IMAGE"] = options.python_image
-    for image in [IMAGES[name] for name in options.images or IMAGES]:
-        started, name = time.monotonic(), f"{image.name}:{options.tag}"
-        identifier = builder.build(name, image.dockerfile, arguments)
+    images = {f"{image.name}:{options.tag}": image for image in (IMAGES[name] for name in options.images or IMAGES)}
+    if options.bundle:
+        model, arguments["REQUIREMENTS"] = model_requirements(options.bundle)
+        server = IMAGES["server"]
+        images = {f"{server.name}:{options.tag}-{model}": replace(server, target="model-server")}
+    for name, image in images.items():
+        started = time.monotonic()
+        identifier = builder.build(name, image, arguments)
         if options.load != "none":
             builder.load(name, options.load)
         print(f"{name} {identifier}", flush=True)
@@ -184,6 +229,8 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in options.images if name not in IMAGES]
     if unknown:
         p.error(f"IMAGE must be one of {', '.join(IMAGES)}, found {unknown[0]!r}")
+    if options.bundle and options.images != ["server"]:
+        p.error(f"--bundle is of the image server alone, found {' '.join(options.images) or 'all images'}")
     try:
         build(options)
     except EvergrowError as error:

@@ -45,6 +45,21 @@ def installed_version(name: str) -> str | None:
         return None
 
 
+def pin(requirement: str) -> tuple[str, str]:
+    """Normalised name and version of a pin.
+
+    Raises:
+        ServingError: it is none.
+
+    >>> pin("Scikit_Learn==1.9.1")
+    ('scikit-learn', '1.9.1')
+    """
+    match = _PIN.fullmatch(requirement.strip())
+    if match is None:
+        raise ServingError(f"requirements: each must be name==version, found {requirement!r}")
+    return re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]
+
+
 def mismatches(requirements: Iterable[str], installed: Installed = installed_version) -> list[Mismatch]:
     """Which of a bundle's requirements are not met, in their order.
 
@@ -61,7 +76,7 @@ def mismatches(requirements: Iterable[str], installed: Installed = installed_ver
     >>> mismatches(["numpy==2.4.6", "onnxruntime==1.26.0"], {"numpy": "2.4.6", "onnxruntime": "1.25.1"}.get)
     [Mismatch(name='onnxruntime', required='1.26.0', installed='1.25.1')]
     """
-    found = [Mismatch(name, version, installed(name)) for name, version in map(_pin, requirements)]
+    found = [Mismatch(name, version, installed(name)) for name, version in map(pin, requirements)]
     return [m for m in found if not _met(m)]
 
 
@@ -81,11 +96,3 @@ def check(model: TrainedModel, installed: Installed = installed_version) -> None
 
 def _met(found: Mismatch) -> bool:
     return found.installed == found.required or (found.installed is not None and found.name in ANY_VERSION)
-
-
-def _pin(requirement: str) -> tuple[str, str]:
-    """Normalised name and version of a pin."""
-    match = _PIN.fullmatch(requirement.strip())
-    if match is None:
-        raise ServingError(f"requirements: each must be name==version, found {requirement!r}")
-    return re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]
