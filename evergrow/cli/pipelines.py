@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from evergrow.spec.environment import EnvironmentSpec
 
 GATE_DID_NOT_PASS = 10
+KILLED = 128 + signal.SIGTERM
 
 
 class Runner(StrEnum):
@@ -83,6 +86,8 @@ def run(
     document = load(file)
     environment = Environment.read()
     place = _place(environment) if runner is Runner.PODS else None
+    # As by Ctrl-C: what was started is stopped. The first process of a container would not hear it otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(KILLED))
     summary = run_pipeline(environment, pipeline, document, read_as_of(as_of), again, place)
     show(summary, output, _told(summary))
     if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":

@@ -9,7 +9,7 @@ paths in it are below ROOT, and their places in the store are below FOLDER by th
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,11 +50,19 @@ def main(arguments: Sequence[str]) -> int:
     for path in inputs(told):
         store.copy(f"{folder}/{path.relative_to(ROOT).as_posix()}", path)
     task_folder(told).mkdir(parents=True, exist_ok=True)
-    code = subprocess.run(command, check=False, cwd=os.getcwd()).returncode  # noqa: S603, PTH109 - KFP's command
+    code = _run(command)
     if code == 0:
         where = f"{folder}/{task_folder(told).relative_to(ROOT).as_posix()}"
         store.upload(task_folder(told), where, last=OUTPUT if (task_folder(told) / OUTPUT).exists() else None)
     return code
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run the step. Told to stop, it stops: the first process of a container gets no signal that it does not take."""
+    with subprocess.Popen(command) as step:  # noqa: S603 - KFP's command
+        signal.signal(signal.SIGTERM, lambda *_: step.terminate())
+        code = step.wait()
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
