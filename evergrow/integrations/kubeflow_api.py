@@ -51,13 +51,28 @@ class Access:
     context: str | None = None
 
 
+@dataclass(frozen=True)
+class Way:
+    """How Kubeflow Pipelines is reached, for what is said of it.
+
+    Attributes:
+        name: in messages.
+        base: of links, if the environment names no user interface.
+        hints: by HTTP status; 0 where nobody answers.
+    """
+
+    name: str
+    base: str
+    hints: Mapping[int, str]
+
+
 class Kubeflow:
     """A connection."""
 
-    def __init__(self, client: Any, place: EnvironmentSpec, endpoint: str) -> None:
+    def __init__(self, client: Any, place: EnvironmentSpec, way: Way) -> None:
         self.client = client
         self.place = place
-        self.endpoint = endpoint
+        self.way = way
 
     @property
     def namespace(self) -> str:
@@ -66,7 +81,7 @@ class Kubeflow:
 
     def link(self, run_id: str) -> str:
         """Where people see a run."""
-        base = self.place.execution.pipelines.kubeflow.ui or self.endpoint
+        base = self.place.execution.pipelines.kubeflow.ui or self.way.base
         return f"{base.rstrip('/')}/#/runs/details/{run_id}"
 
     def call(self, request: Callable[..., Any], **given: Any) -> Any:
@@ -76,7 +91,7 @@ class Kubeflow:
             Unreachable: nobody answers.
             ClusterError: it was refused.
         """
-        with translated(self.endpoint, self.place):
+        with translated(self.way):
             return request(**given, _request_timeout=TIMEOUT)
 
     def experiment(self, name: str) -> str:
@@ -103,16 +118,16 @@ def connect(place: EnvironmentSpec, access: Access) -> Kubeflow:
             "--token-file: needs --endpoint: through the Kubernetes API server, Kubernetes' own credentials count",
             hint="such as --endpoint https://kubeflow.example.com/pipeline",
         )
-    described = endpoint or f"Kubeflow Pipelines in namespace {_api_namespace(place)}"
-    with translated(described, place):
+    way = _way(place, endpoint)
+    with translated(way):
         client = _client(place, access, endpoint)
         health = client.healthzs.healthz_service_get_healthz(_request_timeout=TIMEOUT)
     if health.multi_user is None:
         raise ClusterError(
-            f"{described}: answers, but not as Kubeflow Pipelines does: perhaps that is a login page",
-            hint=_hints(place)[401],
+            f"{way.name}: answers, but not as Kubeflow Pipelines does: perhaps that is a login page",
+            hint=way.hints[401],
         )
-    return Kubeflow(client, place, described)
+    return Kubeflow(client, place, way)
 
 
 def _within_cluster(place: EnvironmentSpec) -> str | None:
@@ -200,7 +215,7 @@ def _filter(operation: str, fields: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def translated(endpoint: str, place: EnvironmentSpec) -> Iterator[None]:
+def translated(way: Way) -> Iterator[None]:
     """Every error of kfp, kfp_server_api and urllib3 becomes one of ours, which says what to do.
 
     Raises:
@@ -210,39 +225,48 @@ def translated(endpoint: str, place: EnvironmentSpec) -> Iterator[None]:
     import kfp_server_api
     import urllib3.exceptions
 
-    hints = _hints(place)
+    hints = way.hints
     try:
         yield
     except kfp_server_api.ApiException as error:
         kind = Unreachable if error.status in (None, 0, 429, 502, 503, 504) else ClusterError
         hint = hints.get(error.status or 0, hints[0] if kind is Unreachable else "")
-        raise kind(f"{endpoint}: {error.status}: {_message(error)}", hint=hint) from error
+        raise kind(f"{way.name}: {error.status}: {_message(error)}", hint=hint) from error
     except kfp_server_api.OpenApiException as error:
-        raise ClusterError(f"{endpoint}: its answer is not understood: {error}") from error
+        raise ClusterError(f"{way.name}: its answer is not understood: {error}") from error
     except (urllib3.exceptions.HTTPError, urllib3.exceptions.ProxySchemeUnsupported, OSError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, urllib3.exceptions.SSLError):
-            raise ClusterError(f"{endpoint}: its TLS certificate is not trusted: {reason}", hint=CERTIFICATE) from error
-        raise Unreachable(f"{endpoint}: does not answer: {_first(error)}", hint=hints[0]) from error
+            raise ClusterError(f"{way.name}: its TLS certificate is not trusted: {reason}", hint=CERTIFICATE) from error
+        raise Unreachable(f"{way.name}: does not answer: {_first(error)}", hint=hints[0]) from error
 
 
 CERTIFICATE = "give the certificate of the authority that signed it: --ca-cert FILE"
 
 
-def _hints(place: EnvironmentSpec) -> Mapping[int, str]:
-    namespace = _api_namespace(place)
-    token = (
-        "give a token: --token-file FILE; of a service account: kubectl create token NAME "
-        f"--namespace {place.execution.pipelines.kubeflow.namespace} --audience pipelines.kubeflow.org > FILE"
-    )
-    return {
+def _way(place: EnvironmentSpec, endpoint: str | None) -> Way:
+    namespace, kubeflow = _api_namespace(place), place.execution.pipelines.kubeflow
+    forward = f"kubectl --namespace {namespace} port-forward svc/ml-pipeline 8888:8888"
+    hints = {
         0: f"is it running? kubectl --namespace {namespace} get pods\n"
-        f"from outside of the cluster: kubectl --namespace {namespace} port-forward svc/ml-pipeline 8888:8888, "
-        "and then --endpoint http://localhost:8888",
-        401: token,
-        403: token,
-        404: "is that the address of Kubeflow Pipelines 2, without /apis? A run may have been deleted, too",
+        f"from outside of the cluster: {forward}, and then --endpoint http://localhost:8888",
     }
+    if endpoint:
+        token = (
+            "give a token: --token-file FILE; of a service account: kubectl create token NAME "
+            f"--namespace {kubeflow.namespace} --audience pipelines.kubeflow.org > FILE"
+        )
+        there = "is that the address of Kubeflow Pipelines 2, without /apis? A run may have been deleted, too"
+        return Way(endpoint, endpoint, {**hints, 401: token, 403: token, 404: there})
+    allowed = (
+        f"your user of the cluster needs the rights get, create and delete on services/proxy in {namespace}; "
+        f"or: {forward}, and then --endpoint http://localhost:8888"
+    )
+    there = (
+        f"is it installed? kubectl --namespace {namespace} get services ml-pipeline. A run may have been deleted, too"
+    )
+    name = f"Kubeflow Pipelines in namespace {namespace}"
+    return Way(name, kubeflow.endpoint, {**hints, 401: allowed, 403: allowed, 404: there})
 
 
 def _message(error: Any) -> str:

@@ -114,6 +114,13 @@ def test_a_run_says_what_it_does_and_why_and_belongs_to_its_models_experiment(se
     assert made["runtime_config"]["parameters"]["as_of"] == "2013-10-01T00:00:00+00:00"
 
 
+def test_without_a_user_interface_links_lead_to_the_endpoint(server):
+    dumped = PLACE.dump()
+    dumped["execution"]["pipelines"]["kubeflow"]["ui"] = ""
+    kubeflow = connect(EnvironmentSpec.model_validate(dumped), Access(endpoint=server.url))
+    assert kubeflow.link("7") == f"{server.url}/#/runs/details/7"
+
+
 def test_what_kfp_prints_of_itself_is_not_in_the_way_of_json(runs, capsys):
     runs.submit(SUBMISSION)
     assert capsys.readouterr().out == ""
@@ -501,28 +508,29 @@ def test_without_an_endpoint_the_way_leads_through_the_kubernetes_api(server, cl
     assert runs.submit(SUBMISSION).state == "pending"
     assert ("POST", "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1/runs") in cluster.asked
     del cluster.services["kubeflow"]
-    with pytest.raises(ClusterError, match="404"):
+    with pytest.raises(ClusterError, match="404") as caught:
         connect(PLACE, Access())
+    assert "is it installed?" in caught.value.hint
     with pytest.raises(SpecError, match="--token-file: needs --endpoint"):
         connect(PLACE, Access(token_file=cluster.config))
 
 
 def test_the_variable_that_kfp_knows_is_heard(server, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
-    assert connect(PLACE, Access()).endpoint == server.url
+    assert connect(PLACE, Access()).way.name == server.url
 
 
 def test_in_a_pod_the_environments_endpoint_counts(server, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     dumped = PLACE.dump()
     dumped["execution"]["pipelines"]["kubeflow"]["endpoint"] = server.url
-    assert connect(EnvironmentSpec.model_validate(dumped), Access()).endpoint == server.url
+    assert connect(EnvironmentSpec.model_validate(dumped), Access()).way.name == server.url
 
 
 def test_an_endpoint_that_is_no_services_name_counts_everywhere(server):
     dumped = PLACE.dump()
     dumped["execution"]["pipelines"]["kubeflow"]["endpoint"] = server.url
-    assert connect(EnvironmentSpec.model_validate(dumped), Access()).endpoint == server.url
+    assert connect(EnvironmentSpec.model_validate(dumped), Access()).way.name == server.url
 
 
 def test_runs_of_a_multi_user_installation_are_kept_by_namespace(server):
