@@ -46,6 +46,9 @@ SCRATCH = {"state": ("/home/evergrow/state", "20Gi"), "tmp": ("/tmp", "5Gi")}  #
 
 BACK_OFF_FACTOR = 2
 
+ACTOR = "EVERGROW_ACTOR"
+"""Who promotes a version, for the audit record: "pipeline", or "schedule" where nobody submitted it."""
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -85,6 +88,7 @@ def compile_for(pipeline: Any, environment: EnvironmentSpec, labels: Mapping[str
         name = step_of(label)
         step = pipelines.step(name)
         executor["container"] |= {"image": environment.code.images.steps, "resources": _resources(step)}
+        executor["container"]["env"] = [{"name": ACTOR, "value": "pipeline"}]
         of_pod = {**labels, ENVIRONMENT: environment.name, STEP: name, **step.labels}
         options[label] = _options(step, environment, of_pod)
     for task in tasks(ir):
@@ -104,6 +108,8 @@ def at_scheduled_time(compiled: Compiled) -> Compiled:
 
     ir = copy.deepcopy(compiled.ir)
     del ir["root"]["inputDefinitions"]["parameters"]["as_of"]
+    for executor in ir["deploymentSpec"]["executors"].values():
+        executor["container"]["env"] = [{"name": ACTOR, "value": "schedule"}]
     for task in ir["root"]["dag"]["tasks"].values():
         given = task.get("inputs", {}).get("parameters", {})
         for name, value in given.items():

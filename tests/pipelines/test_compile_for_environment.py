@@ -203,7 +203,7 @@ def test_no_value_of_a_secret_and_no_variable_of_this_machine_is_compiled_in(any
     monkeypatch.setenv("FEAST_REDIS", "redis:6379,password=hush-hush")
     text = any_pipeline.to_yaml() + for_environment("training", ENVIRONMENT, "delays").to_yaml()
     assert "hush-hush" not in text
-    assert all("env" not in e["container"] for e in executors(any_pipeline).values())
+    assert {v["name"] for e in executors(any_pipeline).values() for v in e["container"]["env"]} == {"EVERGROW_ACTOR"}
 
 
 def test_caching_is_off(any_pipeline):
@@ -231,6 +231,14 @@ def test_a_scheduled_pipeline_takes_the_time_it_is_due_wherever_it_took_the_argu
     assert before
     assert _parameters(scheduled.ir["root"]).count(due) == len(before)
     json_format.ParseDict(scheduled.ir, PipelineSpec())
+
+
+def test_the_audit_record_will_say_whether_somebody_submitted_the_run():
+    def actors(of):
+        return {v["value"] for e in executors(of).values() for v in e["container"]["env"]}
+
+    assert actors(compiled()) == {"pipeline"}
+    assert actors(at_scheduled_time(compiled())) == {"schedule"}
 
 
 def test_scheduling_leaves_the_compiled_pipeline_as_it_is():
