@@ -239,7 +239,9 @@ class Materialization:
 
     def _read(self, rows: list[Any]) -> list[Any]:
         keys = [row[0] for row in rows]
-        found: list[Any] = self._provider.online_read(self._config, self._view, keys, self._features) if keys else []
+        # Feast's Redis store appends to the list it is given.
+        features = [*self._features]
+        found: list[Any] = self._provider.online_read(self._config, self._view, keys, features) if keys else []
         return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.serving_world import redis_server
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, FeatureStoreError
 from evergrow.integrations.feast import FeastStore, translated
@@ -252,6 +253,23 @@ def test_online_is_offline_at_every_instant_of_a_week(store: FeastStore) -> None
         until = (START + timedelta(days=day, hours=day)).to_pydatetime()
         store.materialize("flights", until)
         assert_online_is_offline(store, until)
+
+
+def test_redis_is_materialized_again_and_again_as_sqlite_is(tmp_path: Path) -> None:
+    environment = new_repository(tmp_path)
+    write_data(environment)
+    with redis_server(tmp_path / "redis") as port:
+        file = environment.feature_store_yaml
+        redis = f"type: redis\n  connection_string: 127.0.0.1:{port}\n"
+        text, changed = re.subn(r"type: sqlite\n.*\n", redis, file.read_text(encoding="utf-8"))
+        assert changed == 1
+        file.write_text(text, encoding="utf-8")
+        store = FeastStore(environment)
+        store.apply()
+        for day in (3, 5, 7):
+            until = (START + timedelta(days=day)).to_pydatetime()
+            store.materialize("flights", until)
+            assert_online_is_offline(store, until)
 
 
 def test_only_rows_that_changed_are_written(store: FeastStore) -> None:
