@@ -2,7 +2,7 @@
 
 up CLUSTER        make the cluster, install the platform, build and load the images, then as `install`
 platform CLUSTER  install the platform alone: certificates, Gateway, KServe, Kubeflow Pipelines
-install CLUSTER   on a cluster with a platform: namespaces, charts, one training run, one prediction
+install CLUSTER   on a cluster with a platform: namespaces, charts, a model trained, its features online, a prediction
 down CLUSTER      delete the cluster
 pin               write manifests/versions.yaml wherever a version is named
 

@@ -129,6 +129,7 @@ def test_up_makes_the_cluster_then_the_platform_the_images_the_charts_and_trains
         "helm upgrade --install evergrow-platform charts/evergrow-platform --namespace evergrow-platform",
         "helm upgrade --install evergrow charts/evergrow --namespace evergrow-dev",
         "evergrow submit training --file models/arrival_delay/model.yaml --as-of 2013-10-01 --env dev",
+        "evergrow submit materialization --file models/arrival_delay/model.yaml --env dev",
         "kubectl --namespace evergrow-dev wait inferenceservices --selector=evergrow.dev/model=arrival-delay",
     ]
     lines = programs.lines()
@@ -162,7 +163,7 @@ def test_every_step_says_its_number_and_what_it_waits_for(programs, capfd):
     assert main(["up", "kind"]) == 0
 
     said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
-    assert [line.partition("]")[0] for line in said] == [f"[{n}/15" for n in range(1, 16)]
+    assert [line.partition("]")[0] for line in said] == [f"[{n}/16" for n in range(1, 17)]
     assert all("(until " in line for line in said)
 
 
@@ -300,7 +301,8 @@ FAILURES = [
     ("images", "python -m components.build"),
     ("chart evergrow-platform", "helm upgrade --install evergrow-platform"),
     ("chart evergrow", "helm upgrade --install evergrow charts"),
-    ("training", "evergrow submit"),
+    ("training", "evergrow submit training"),
+    ("materialization", "evergrow submit materialization"),
     ("serving", "wait inferenceservices"),
 ]
 
