@@ -1,0 +1,68 @@
+"""Charts are upgraded and rolled back while requests come in, and none fails; nor is data lost."""
+
+import json
+import time
+
+import pytest
+
+from evergrow.integrations.kubernetes import POD
+from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, Load, command, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+REQUEST = json.loads((ROOT / "manifests/serving/arrival-delay/request.json").read_text())["instances"]
+
+
+def servers(dev: Dev) -> set[str]:
+    pods = dev.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": f"{NAME}-v1"})
+    return {p["metadata"]["uid"] for p in pods if not p["metadata"].get("deletionTimestamp")}
+
+
+def settled(dev: Dev, before: set[str]) -> bool:
+    """Whether other pods than before are all there is, and ready."""
+    pods = dev.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": f"{NAME}-v1"})
+    ready = [
+        any(c["type"] == "Ready" and c["status"] == "True" for c in p.get("status", {}).get("conditions", []))
+        for p in pods
+    ]
+    return bool(pods) and all(ready) and not {p["metadata"]["uid"] for p in pods} & before
+
+
+def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev):
+    """When the server's resources change, so that all its pods are replaced, and change back."""
+    with Load(lambda: dev.ask(REQUEST), per_second=50) as load:
+        time.sleep(2)
+        before = servers(dev)
+        command("helm", "-n", DEV, "upgrade", "evergrow", "charts/evergrow", "--reuse-values",
+                "--set", "execution.serving.resources.memoryLimit=1100Mi")  # fmt: skip
+        eventually(lambda: settled(dev, before), 180)
+        between = servers(dev)
+        command("helm", "-n", DEV, "rollback", "evergrow")
+        eventually(lambda: settled(dev, between), 180)
+        time.sleep(2)
+    assert load.failures == []
+    assert load.answered > 500
+
+
+def test_an_upgrade_of_the_platform_and_its_rollback_lose_nothing_and_fail_no_request(dev: Dev):
+    """When pods of all stores are replaced: their values outlive them, and the server answers from what it can."""
+    versions, objects = dev.versions(NAME), dev.store().names("data")
+    with Load(lambda: dev.ask(REQUEST), per_second=20) as load:
+        for step in (["upgrade", "evergrow-platform", "charts/evergrow-platform", "--reuse-values",
+                      "--set", "mlflow.resources.limits.memory=2100Mi",
+                      "--set", "objectStore.bundled.resources.limits.memory=1100Mi"],
+                     ["rollback", "evergrow-platform"]):  # fmt: skip
+            command("helm", "-n", PLATFORM, *step, "--wait", "--timeout=300s")
+    assert load.failures == []
+    assert dev.versions(NAME) == versions
+    assert dev.store().names("data") == objects
+
+
+def test_load_that_fails_is_noticed():
+    def fail():
+        raise OSError("refused")
+
+    with Load(fail, per_second=100) as load:
+        time.sleep(0.2)
+    assert load.failures
+    assert load.answered == 0

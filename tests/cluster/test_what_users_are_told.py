@@ -1,0 +1,71 @@
+"""What is wrong with an environment is said by `evergrow status`, with what to do."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import MODEL, PLATFORM, Dev, command, eventually, evergrow
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+BROKEN = "evergrow-broken"
+
+
+@pytest.fixture
+def broken(dev: Dev, tmp_path) -> Iterator:
+    """Given an environment of which something is wrong: a function that installs it so, and submits a run."""
+    labels = "pod-security.kubernetes.io/enforce=restricted"
+    command("kubectl", "create", "namespace", BROKEN)
+    command("kubectl", "label", "namespace", BROKEN, labels)
+
+    def install(secret: dict[str, str] | None, **changed: str) -> str:
+        values = dev.place.model_dump(mode="json", by_alias=True)
+        values["name"] = "broken"
+        values["execution"]["namespace"] = BROKEN
+        values["code"]["images"] |= {k: v for k, v in changed.items() if k == "steps"}
+        values["data"] |= {k: v for k, v in changed.items() if k == "store"}
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+        command("helm", "install", "evergrow", "charts/evergrow", "-n", BROKEN, "-f", str(tmp_path / "values.yaml"))
+        if secret is not None:
+            literals = [f"--from-literal={k}={v}" for k, v in {**dev.secret("evergrow-credentials"), **secret}.items()]
+            command("kubectl", "-n", BROKEN, "create", "secret", "generic", "evergrow-credentials", *literals)
+        told = evergrow(
+            "submit", "training", "-f", str(MODEL), "--env", "broken", "--as-of", "2013-10-01", "-o", "json"
+        )
+        return str(json.loads(told)["id"])
+
+    yield install
+    command("kubectl", "delete", "namespace", BROKEN, "--wait=true")
+
+
+def problems(text: str) -> str | None:
+    """What `evergrow status` says, once it says this."""
+    told = evergrow("status", "--env", "broken", check=False)
+    return told if text in " ".join(told.split()) else None
+
+
+def test_a_missing_secret_is_named(broken):
+    broken(secret=None)
+    told = eventually(lambda: problems('secret "evergrow-credentials" not found'), 90)
+    assert "fix:" in told
+
+
+def test_a_wrong_secret_is_told_as_what_the_store_said(broken):
+    broken(secret={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    told = " ".join(eventually(lambda: problems("StoreError"), 120).split())
+    assert "lack a right on the bucket, or the secret key is wrong" in told
+
+
+def test_a_missing_bucket_is_named(broken):
+    broken(secret={}, store="s3://no-such-bucket/state")
+    told = " ".join(eventually(lambda: problems("StoreError"), 120).split())
+    assert "s3://no-such-bucket/state" in told
+
+
+def test_an_image_that_cannot_be_pulled_is_named(broken):
+    broken(secret={}, steps="evergrow/steps-python:no-such-tag")
+    told = eventually(lambda: problems("evergrow/steps-python:no-such-tag"), 90)
+    assert "fix:" in told
+    assert PLATFORM not in told
