@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check bench lock generate clean
+.PHONY: help setup demo test test-cluster kind kind-down check bench lock generate clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,10 +32,16 @@ demo: setup ## From raw flights to a served, checked model, on this machine
 	@$(BIN)/python -m models.arrival_delay.demo
 
 test: setup check ## Set-up, checks and the whole test suite
-	$(BIN)/pytest -n auto --dist loadscope
+	$(BIN)/pytest -n auto --dist loadscope -m "not cluster"
 
-test-cluster: setup ## Tests that need a cluster (KUBECONFIG names it)
-	$(BIN)/pytest -m cluster tests/cluster
+test-cluster: setup ## Put evergrow on a cluster (KUBECONFIG; EVERGROW_CLUSTER=ci|kind|...) and test it there
+	$(BIN)/pytest -m cluster tests/cluster --timeout 1800
+
+kind: setup ## A kind cluster with everything on it, a trained model and a prediction; says what is missing first
+	@PATH=$(CURDIR)/$(BIN):$$PATH python -m manifests.installer up kind
+
+kind-down: setup ## Delete the kind cluster
+	@PATH=$(CURDIR)/$(BIN):$$PATH python -m manifests.installer down kind
 
 check: setup ## Lint, types, layers, and that what is generated is current
 	$(BIN)/ruff check .
