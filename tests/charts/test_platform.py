@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.server.security_utils import is_allowed_host_header
 
 from tests.charts.policies import Release, findings, references_exist_or_are_declared_external
 from tests.charts.rendering import CHARTS, Object, render, render_error
@@ -339,12 +340,24 @@ def test_of_the_object_store_only_s3_listens_outside_of_its_pod() -> None:
 # Servers
 
 
-def test_mlflow_knows_the_hosts_that_it_is_called_by() -> None:
-    hosts = variables(dev(mlflow={"allowedHosts": ["ml.example.com"]}), "mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"].split(
-        ","
-    )
-    assert {f"mlflow.{NAMESPACE}", f"mlflow.{NAMESPACE}:*", "localhost:*", "ml.example.com"} <= set(hosts)
-    assert "*" not in hosts
+@pytest.mark.parametrize(
+    ("host", "is_answered"),
+    [
+        (f"mlflow.{NAMESPACE}:5000", True),
+        (f"mlflow.{NAMESPACE}.svc.cluster.local:5000", True),
+        ("localhost:5000", True),
+        ("10.96.227.58:5000", True),
+        ("127.0.0.1", True),
+        ("ml.example.com", True),
+        ("evil.example.com", False),
+        ("10.evil.example.com:5000", False),
+        ("mlflow.evil.example.com", False),
+        ("localhost.evil.example.com:5000", False),
+    ],
+)
+def test_mlflow_answers_to_its_own_names_and_to_addresses(host: str, is_answered: bool) -> None:
+    allowed = variables(dev(mlflow={"allowedHosts": ["ml.example.com"]}), "mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert is_allowed_host_header(allowed.split(","), host) == is_answered
 
 
 def test_mlflows_database_is_migrated_before_it_starts_unless_told_not_to() -> None:
