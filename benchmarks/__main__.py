@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks.measure import Result
+from benchmarks.measure import Result, Skipped
 
 RESULTS = Path(__file__).with_name("results.json")
 README = Path(__file__).parent.parent / "README.md"
@@ -99,7 +99,11 @@ def main() -> int:
     measured: list[Result] = []
     for name in [options.only] if options.only else modules():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        results = importlib.import_module(f"benchmarks.{name}").run()
+        try:
+            results = importlib.import_module(f"benchmarks.{name}").run()
+        except Skipped as reason:
+            print(f"skipped {name}: {reason}", file=sys.stderr, flush=True)
+            continue
         measured += results
         rows = record(name, results, rows)
         RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,6 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
+class Skipped(Exception):
+    """A benchmark cannot be run here; says what it lacks. What was measured elsewhere is kept."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One number.
