@@ -51,11 +51,15 @@ def _rows(root: Schema, part: Schema, values: yaml.Node | None, path: str) -> It
         if not path and key == "global":
             continue
         value, is_of = given.get(key), _resolved(root, named)
-        if "properties" in is_of and not (value is not None and value.flow_style):
+        if "properties" in is_of and not _is_one_line(value):
             yield from _rows(root, is_of, value, f"{path}{key}.")
         else:
             default = _default(value, named, is_of, is_required=key in part.get("required", ()))
             yield Row(path + key, _type(root, is_of), default, named.get("description", is_of.get("description", "")))
+
+
+def _is_one_line(node: yaml.Node | None) -> bool:
+    return isinstance(node, yaml.MappingNode) and bool(node.flow_style)
 
 
 def _items(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:

@@ -147,6 +147,7 @@ def test_an_external_store_must_be_named(values: str, key: str) -> None:
         ({"mlflow": {"replicas": 0}}, "/mlflow/replicas"),
         ({"redis": {"bundled": {"maxMemory": "512Mi"}}}, "/redis/bundled/maxMemory"),
         ({"consumers": ["Evergrow_dev"]}, "/consumers/0"),
+        ({"consumers": None}, "missing property 'consumers'"),
         ({"redis": {"bundled": {"password": "hunter2"}}}, "'/redis/bundled': additional properties 'password'"),
     ],
 )
