@@ -115,7 +115,7 @@ def _result(image: Stage) -> Iterator[str]:
     user = image.last("USER")
     if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", user):
         yield f"USER must be numbers other than 0: Kubernetes cannot tell whether a name is root, found {user!r}"
-    labels = image.last("LABEL")
+    labels = " ".join(argument for keyword, argument in image.instructions if keyword == "LABEL")
     yield from (f"label {name} is missing" for name in LABELS if f"org.opencontainers.image.{name}=" not in labels)
     if not (image.last("ENTRYPOINT") or image.last("CMD")):
         yield "ENTRYPOINT or CMD must say what runs"
