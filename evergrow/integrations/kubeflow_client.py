@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 from evergrow.errors import ClusterError, EvergrowError, PipelineError
@@ -23,7 +23,7 @@ STATES: Mapping[str, State] = {
     "PENDING": "pending",
     "PAUSED": "pending",
     "RUNNING": "running",
-    "CANCELING": "running",
+    "CANCELING": "canceled",  # and Kubeflow says FAILED of it in the end
     "SUCCEEDED": "succeeded",
     "SKIPPED": "succeeded",
     "FAILED": "failed",
@@ -200,7 +200,8 @@ class KubeflowRuns:
     def _run(self, told: Any) -> SubmittedRun:
         state = STATES.get(str(told.state), "pending" if told.state is None else "unknown")
         link = self.kubeflow.link(told.run_id)
-        return SubmittedRun(told.display_name, told.run_id, state, link, "kubeflow", told.created_at)
+        created = told.created_at.astimezone(UTC) if told.created_at else None
+        return SubmittedRun(told.display_name, told.run_id, state, link, "kubeflow", created)
 
     def _pods(self, run: SubmittedRun) -> list[Object]:
         if self.kubernetes is None:

@@ -91,7 +91,7 @@ class FakeKubeflow(FakeServer):
             self.deleted.append((name, query.get("propagation_policy", "")))
             return {}
         if action:
-            found |= {"terminate": {"state": "CANCELED"}, "disable": DISABLED, "enable": ENABLED}[action]
+            found |= {"terminate": {"state": "CANCELING"}, "disable": DISABLED, "enable": ENABLED}[action]
             return {}
         return self._told(found)
 

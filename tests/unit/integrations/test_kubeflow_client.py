@@ -210,6 +210,7 @@ def test_a_run_is_terminated(server, runs):
     run = runs.submit(SUBMISSION)
     runs.cancel(run)
     assert runs.get(run.id).state == "canceled"
+    assert not runs.submit(SUBMISSION).existing
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------
