@@ -24,6 +24,7 @@ from manifests.installer.environment import Environment
 from manifests.installer.errors import InstallError
 from manifests.installer.steps import Step, run
 
+INTERRUPTED = 130
 CREATE_SECONDS = 900.0
 BUILD_SECONDS = 3600.0
 
@@ -45,13 +46,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0, or 1 with an error that says what to do."""
+    """Exit code 0; 1 with an error that says what to do; 130 after Ctrl-C."""
     p = parser()
     options = p.parse_args(arguments)
     if options.command != "pin" and options.cluster is None:
         p.error(f"{options.command} needs a CLUSTER: one of {', '.join(names())}")
     try:
         _do(options)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         for line in error.hint.splitlines():
@@ -69,6 +73,7 @@ def _do(options: argparse.Namespace) -> None:
     if options.command == "down":
         _down(cluster, commands)
         return
+    environment.check(_environment(options), cluster)
     prerequisites.check(cluster, commands)
     with tempfile.TemporaryDirectory() as folder:
         _install(options, cluster, commands, Path(folder) / "kubeconfig")

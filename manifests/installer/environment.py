@@ -15,6 +15,7 @@ from evergrow.spec import load
 from evergrow.spec.environment import EnvironmentSpec
 from manifests.installer.cluster import ROOT, Cluster
 from manifests.installer.commands import Commands
+from manifests.installer.errors import InstallError
 from manifests.installer.gateway import ask, gateway_url
 from manifests.installer.platform import patiently, read, submit
 from manifests.installer.steps import Step
@@ -45,6 +46,18 @@ class Environment:
     model: Path
     as_of: str
     request: Path
+
+
+def check(environment: Environment, cluster: Cluster) -> None:
+    """See that the names fit together.
+
+    Raises:
+        InstallError: they do not.
+    """
+    usual = f"evergrow-{environment.name}"
+    if cluster.runner == "kubeflow" and environment.namespace != usual:
+        # The chart evergrow-platform knows namespaces, and names what it makes for steps in Kubeflow's by the rest.
+        raise InstallError(f"--namespace: must be {usual} where Kubeflow runs pipelines, found {environment.namespace}")
 
 
 def steps(environment: Environment, cluster: Cluster, commands: Commands) -> list[Step]:

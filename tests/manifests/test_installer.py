@@ -185,11 +185,12 @@ def test_definitions_are_known_before_anything_of_theirs_is_applied(programs, ca
 
 
 @pytest.mark.usefixtures("kind")
-def test_install_takes_other_names_and_installs_no_platform(programs, capfd):
-    exists(programs)
+def test_install_takes_other_names_and_installs_no_platform(programs, gateway, capfd, monkeypatch):
+    monkeypatch.setenv("CLUSTER_TOOLS", "/tools")
+    programs.answer("get gateways kserve-ingress-gateway", gateway.removeprefix("http://"))
     arguments = ["--namespace", "team-dev", "--platform-namespace", "team-platform", "--as-of", "2013-07-01"]
 
-    assert main(["install", "kind", *arguments]) == 0
+    assert main(["install", "ci", *arguments]) == 0
 
     lines = programs.lines()
     assert not any("kustomize" in line or "components.build" in line or "create cluster" in line for line in lines)
@@ -204,6 +205,24 @@ def test_install_takes_other_names_and_installs_no_platform(programs, capfd):
         "mlflow": "http://mlflow.team-platform:5000",
     }
     assert any("--as-of 2013-07-01 --env dev --namespace team-dev" in line for line in lines)
+
+
+@pytest.mark.usefixtures("kind")
+def test_where_kubeflow_runs_steps_another_namespace_is_refused(programs, capfd):
+    assert main(["install", "kind", "--namespace", "team-dev"]) == 1
+    assert "--namespace: must be evergrow-dev where Kubeflow runs pipelines, found team-dev" in capfd.readouterr().err
+    assert programs.lines() == []
+
+
+@pytest.mark.usefixtures("kind")
+def test_after_an_interruption_it_says_how_to_go_on(programs, capfd, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment.Commands, "succeeds", interrupted)
+
+    assert main(["up", "kind"]) == 130
+    assert "interrupted; the same command goes on from here" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("kind")
