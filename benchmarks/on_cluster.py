@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from benchmarks.measure import Skipped
@@ -152,7 +152,7 @@ class Installed:
                 raise Skipped(f"this machine does not reach the cluster's {what} at {address.ip}: {error}") from error
 
 
-def until(holds: Callable[[], bool], otherwise: str, pause: float = 0.25) -> float:
+def until(holds: Callable[[], bool], otherwise: str, pause: float = 0.25, patience: float = PATIENCE) -> float:
     """Wait until something holds; returns how long that took.
 
     Raises:
@@ -160,23 +160,7 @@ def until(holds: Callable[[], bool], otherwise: str, pause: float = 0.25) -> flo
     """
     begun = time.monotonic()
     while not holds():
-        if time.monotonic() - begun > PATIENCE:
-            raise RuntimeError(f"{otherwise} after {PATIENCE:.0f} s")
+        if time.monotonic() - begun > patience:
+            raise RuntimeError(f"{otherwise} after {patience:.0f} s")
         time.sleep(pause)
     return time.monotonic() - begun
-
-
-def milliseconds(value: float) -> str:
-    """As details give it.
-
-    >>> milliseconds(1.2345)
-    '1.23 ms'
-    """
-    return f"{value:.3g} ms"
-
-
-def document() -> Any:
-    """The model's document."""
-    from evergrow.spec import load
-
-    return load(DOCUMENT)

@@ -13,7 +13,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +143,14 @@ def _results(samples: Samples, connections: int) -> list[Result]:
 
 
 def _detail(samples: Samples, which: str) -> str:
-    bare, pod, gateway = (
-        statistics.median(getattr(sample, which) for sample in samples[arm]) for arm in ("bare", "pod", "gateway")
-    )
+    def each(of: Callable[[list[float]], float]) -> list[float]:
+        return [of([getattr(sample, which) for sample in samples[arm]]) for arm in ("bare", "pod", "gateway")]
+
+    bare, pod, gateway = each(statistics.median)
     split = added(samples, "pod", "bare", which), added(samples, "gateway", "pod", which)
+    quietest = " / ".join(f"{value:.3g}" for value in each(min))
     return (
         f"{bare:.3g} ms bare, {pod:.3g} at the pod's address, {gateway:.3g} through the gateway: "
-        f"{split[0]:+.2g} for pod and its network, {split[1]:+.2g} for the gateway"
+        f"{split[0]:+.2g} for pod and its network, {split[1]:+.2g} for the gateway; "
+        f"each one's quietest round: {quietest}; load of the machine {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     )

@@ -248,20 +248,29 @@ def test_a_pods_log_tells_when_its_executor_spoke_and_its_function_ran():
 def test_all_time_of_a_run_is_computing_or_somebodys_overhead():
     moments = [Moments("ingest", 13, 15, 16, 20, 21), Moments("train", 22, 24, 27, 40, 42)]
     run = account(10.0, moments, serving=5.0)
-    assert run.steps == {"ingest": Overhead(3, 2, 1, 1), "train": Overhead(1, 2, 3, 0)}
+    assert run.driver == 3
+    assert run.steps == {"ingest": Overhead(0, 2, 1, 1), "train": Overhead(1, 2, 3, 0)}
     assert run.computing == 17
     assert run.total == 30
     assert run.overhead == 18
-    assert sum(step.total for step in run.steps.values()) == run.total - run.computing
+    assert run.driver + sum(step.total for step in run.steps.values()) == run.total - run.computing
 
 
 def test_the_step_with_most_overhead_is_held_to_the_reach():
     moments = [Moments("ingest", 13, 15, 16, 20, 21), Moments("train", 22, 33, 38, 40, 42)]
     worst, total = on_cluster_steps._results([account(10.0, moments, 0.0)])
     assert (worst.value, worst.holds) == (17, False)
-    assert "(train)" in worst.name
-    assert "ingest 7.0, train 17.0" in worst.detail
+    assert "the driver 3.0, ingest 4.0, train 17.0" in worst.detail
     assert total.value == 24
+    assert "until the end of train: the gate did not pass" in total.detail
+
+
+def test_the_drivers_start_is_held_to_the_reach_as_a_step_is():
+    moments = [Moments("register", 30, 31, 32, 33, 34), Moments("deploy", 35, 36, 37, 50, 52)]
+    worst, total = on_cluster_steps._results([account(10.0, moments, serving=8.0)])
+    assert (worst.value, worst.holds) == (20, False)
+    assert "until the route" in total.detail
+    assert total.value == 20 + 3 + 3 + 8
 
 
 def test_a_pod_is_seen_when_it_first_is_so():
