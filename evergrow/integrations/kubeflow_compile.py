@@ -93,8 +93,8 @@ def compile_for(pipeline: Any, environment: EnvironmentSpec, labels: Mapping[str
         options[label] = _options(step, environment, of_pod)
     for task in tasks(ir):
         executor = ir["components"][task["componentRef"]["name"]].get("executorLabel")
-        if executor and (retries := _retries(pipelines.step(step_of(executor)))):
-            task["retryPolicy"] = retries
+        if executor:
+            task["retryPolicy"] = _retries(pipelines.step(step_of(executor)))
     return Compiled(ir, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": options}}}})
 
 
@@ -143,13 +143,12 @@ def _resources(step: Step) -> dict[str, str]:
     }
 
 
-def _retries(step: Step) -> dict[str, Any] | None:
+def _retries(step: Step) -> dict[str, Any]:
     """KFP's retry policy. All attempts and the waits between them must fit into its longest duration.
 
-    Argo, which carries it out, counts that from the start of the first attempt and ends a later one there.
+    Argo, which carries it out, counts that from the start of the first attempt and ends a later one there. A step that
+    is not to be run again must say so, too: else it gets the retries that Kubeflow's installation gives every pod.
     """
-    if not step.retries:
-        return None
     wait, attempt = (int(duration.total_seconds()) for duration in (step.back_off, step.timeout))
     waits = wait * (BACK_OFF_FACTOR**step.retries - 1)
     return {

@@ -1,6 +1,7 @@
 """The platform's kustomizations, built with excerpts of what they fetch (see upstream.py)."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -209,11 +210,26 @@ def test_kubeflow_looks_at_workflows_every_second_and_retries_steps_that_fail():
         "env"
     ]
     assert "LEADER_ELECTION_IDENTITY" in environment, "upstream's variables stay"
-    assert yaml.safe_load(config["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"] == {
-        "limit": "2",
-        "retryPolicy": "Always",
-    }
+    retries = yaml.safe_load(config["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    assert retries["limit"] == "2" and retries["retryPolicy"] == "Always"
     assert yaml.safe_load(config["executor"])["securityContext"]["runAsNonRoot"] is True
+
+
+def is_retried(status, exit_code):
+    """Argo's expression in Python's words: the status of an attempt, and its exit code, -1 where it has none."""
+    config = built("platform/kubeflow-pipelines")["ConfigMap", "workflow-controller-configmap"]["data"]
+    retries = yaml.safe_load(config["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    last = SimpleNamespace(status=status, exitCode=str(exit_code))
+    return eval(retries["expression"], {"lastRetry": last, "asInt": int})  # noqa: S307 - our own file
+
+
+@pytest.mark.usefixtures("kubectl")
+def test_pods_that_fail_or_are_lost_are_retried_and_the_graphs_that_hold_them_are_not():
+    """A graph fails without an exit code. Retried, it would run all of its steps again, once for each level of it."""
+    assert is_retried("Failed", 1)
+    assert is_retried("Failed", 137)
+    assert is_retried("Error", -1)
+    assert not is_retried("Failed", -1)
 
 
 # -- kind --

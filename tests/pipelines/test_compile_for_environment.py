@@ -121,7 +121,6 @@ def test_a_step_is_tried_again_as_often_and_as_late_as_the_environment_says():
         "backoffFactor": 2.0,
         "backoffMaxDuration": f"{3 * 7200 + 10 + 20}s",
     }
-    assert "retryPolicy" not in task(compiled(), "train")
     assert task(compiled(), "deploy")["retryPolicy"]["maxRetryCount"] == 1
     assert task(compiled("batch_scoring"), "score")["retryPolicy"] == {
         "maxRetryCount": 3,
@@ -129,6 +128,14 @@ def test_a_step_is_tried_again_as_often_and_as_late_as_the_environment_says():
         "backoffFactor": 2.0,
         "backoffMaxDuration": f"{4 * 1800 + 60 + 120 + 240}s",
     }
+
+
+def test_a_step_without_retries_says_so_for_else_it_gets_those_of_kubeflows_installation():
+    policy = task(compiled(), "train")["retryPolicy"]
+    assert policy["maxRetryCount"] == 0
+
+    pipeline_spec = json_format.ParseDict(compiled().ir, PipelineSpec())
+    assert pipeline_spec.root.dag.tasks["train"].HasField("retry_policy"), "KFP sees it although all retries are none"
 
 
 def test_a_loop_or_a_branch_itself_is_not_tried_again():
