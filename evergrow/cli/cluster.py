@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from evergrow.spec.environment import EnvironmentSpec
 
 INTERRUPTED = 130
+SHOWN_RUNS = 20
+NEVER = datetime.min.replace(tzinfo=UTC)
 PATIENCE = 10.0
 """Seconds for which somebody at a terminal waits for a cluster that does not answer."""
 
@@ -269,7 +271,8 @@ def status(
     models, steps = target.kubernetes(place.execution.namespace), target.kubernetes(place.steps_namespace)
     is_pods = place.execution.pipelines.runner == "pods"
     scheduled = (lambda: cron_jobs(models, place)) if is_pods else (lambda: target.schedules(place).list())
-    seen = look(place, models, steps, lambda: target.runs(place).runs(), scheduled, datetime.now(UTC))
+    runs = (lambda: target.runs(place).runs()) if is_pods else (lambda: _newest_runs(target, place))
+    seen = look(place, models, steps, runs, scheduled, datetime.now(UTC))
     if output is Output.JSON:
         show({"environment": place.name, **dataclasses.asdict(seen)}, output, "")
         return
@@ -399,6 +402,15 @@ def delete_schedule(
     target = Target(env, namespace, context, None, endpoint, token_file, ca_cert, insecure)
     gone = target.schedules(target.place()).delete(schedule)
     show({"deleted": gone.id}, output, f"deleted: {gone.name}")
+
+
+def _newest_runs(target: Target, place: EnvironmentSpec) -> list[SubmittedRun]:
+    """The newest runs of an environment in Kubeflow, which keeps those of schedules apart from those submitted."""
+    runs = target.runs(place)
+    found = [*runs.runs(SHOWN_RUNS)]
+    for schedule in target.schedules(place).list():
+        found += runs.of_schedule(schedule.id, schedule.name)
+    return sorted(found, key=lambda run: run.created or NEVER, reverse=True)[:SHOWN_RUNS]
 
 
 def _submission(place: EnvironmentSpec, pipeline: Pipeline, file: Path, as_of: str | None, reason: str) -> Submission:

@@ -16,7 +16,7 @@ from evergrow.integrations.kubeflow_compile import STEP, step_of
 from evergrow.integrations.kubeflow_compile import tasks as tasks_of
 from evergrow.integrations.kubernetes import POD, Kubernetes, Object
 from evergrow.integrations.pod_logs import events_of, without_events
-from evergrow.integrations.submission import OVER, State, Submission, SubmittedRun
+from evergrow.integrations.submission import OVER, State, Submission, SubmittedRun, written
 from evergrow.journal import Event, failure, returned
 
 STATES: Mapping[str, State] = {
@@ -113,8 +113,14 @@ class KubeflowRuns:
         )
         return [self._run(run) for run in listed.runs or []]
 
-    def of_schedule(self, schedule_id: str, limit: int = 5) -> list[SubmittedRun]:
-        """The newest runs that a schedule started, newest first."""
+    def of_schedule(self, schedule_id: str, name: str, limit: int = 5) -> list[SubmittedRun]:
+        """The newest runs that a schedule started, newest first.
+
+        Args:
+            schedule_id: the schedule's.
+            name: the schedule's. Its runs are called by it and by when they were due; Kubeflow names them at random.
+            limit: how many at most.
+        """
         listed = self.kubeflow.call(
             self._api.run_service_list_runs,
             namespace=self.kubeflow.namespace,
@@ -122,7 +128,8 @@ class KubeflowRuns:
             sort_by="created_at desc",
             filter=where(recurring_run_id=schedule_id),
         )
-        return [self._run(run) for run in listed.runs or []]
+        due = [(run, run.scheduled_at or run.created_at) for run in listed.runs or []]
+        return [dataclasses.replace(self._run(run), name=f"{name} due {written(at)}") for run, at in due]
 
     def cancel(self, run: SubmittedRun) -> None:
         """Stop a run. What its steps have published stays."""
@@ -270,7 +277,8 @@ class Progress:
     def __call__(self, told: Any) -> None:
         """Take note of a run as the API gives it."""
         self.steps = self.steps or steps_in(told.pipeline_spec or {})
-        for task in (told.run_details and told.run_details.task_details) or []:
+        # Kubeflow gives tasks in no order.
+        for task in sorted((told.run_details and told.run_details.task_details) or [], key=_begin):
             name = str(task.display_name).replace("-", "_")
             if name in self.steps:
                 self._note(task, name)
@@ -356,6 +364,10 @@ def _last_attempt(pods: list[Object]) -> Object:
 def _labels(pod: Object) -> Mapping[str, str]:
     labels: Mapping[str, str] = pod["metadata"].get("labels", {})
     return labels
+
+
+def _begin(task: Any) -> float:
+    return _seconds(task.start_time)
 
 
 def _seconds(at: Any) -> float:

@@ -364,6 +364,22 @@ def test_status_tells_what_serves_runs_and_is_to_run_and_what_is_wrong(evergrow,
         assert word in told
 
 
+def test_status_shows_submitted_and_scheduled_runs_together_newest_first(evergrow, kubeflow, submit, model_yaml):
+    submit()
+    evergrow("schedule", "create", "training", "-f", model_yaml, "--env", "dev", "--cron", "0 3 * * *")
+    (schedule,) = kubeflow.recurring_runs
+    for minute in (0, 30):
+        due = f"2026-11-25T03:{minute:02}:00+00:00"
+        run = {"run_id": f"due-{minute}", "display_name": "trainingdelaysxk2p-1-94", "state": "FAILED"}
+        times = {"created_at": due, "scheduled_at": due}
+        kubeflow.runs.append({**run, **times, "recurring_run_id": schedule["recurring_run_id"]})
+
+    seen = evergrow("status", "--env", "dev", "-o", "json").value
+
+    assert [run["id"] for run in seen["runs"]] == ["due-30", "due-0", kubeflow.runs[0]["run_id"]]
+    assert seen["runs"][0]["name"] == "training delays (dev) due 2026-11-25T03:30Z"
+
+
 def test_what_cannot_be_looked_at_is_a_problem_and_the_rest_is_told_all_the_same(evergrow, cluster, kubeflow):
     cluster.put(INFERENCE_SERVICE, OBJECTS["services"]["arrival-delay-v2"])
     cluster.forbidden.add("events")

@@ -98,6 +98,34 @@ def event(what, step="train", **more):
     return MARK + json.dumps({"step": step, "process": 7, "at": 1.0, "what": what, **more})
 
 
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_schedule_are_called_by_it_and_by_when_they_were_due(server, runs):
+    for schedule, due in (("nightly", "2026-11-25T03:00:00+00:00"), ("nightly", None), ("hourly", None)):
+        made = {"run_id": f"{schedule}-{due}", "display_name": "trainingdelaysxk2p-1-94", "state": "SUCCEEDED"}
+        times = {"created_at": "2026-11-24T03:00:07+00:00"} | ({"scheduled_at": due} if due else {})
+        server.runs.append({**made, **times, "recurring_run_id": schedule})
+
+    found = runs.of_schedule("nightly", "training delays (dev)")
+
+    assert {run.id: run.name for run in found} == {
+        "nightly-2026-11-25T03:00:00+00:00": "training delays (dev) due 2026-11-25T03:00Z",
+        "nightly-None": "training delays (dev) due 2026-11-24T03:00:07Z",
+    }
+
+
+def test_a_run_that_is_over_shows_its_steps_in_the_order_in_which_they_began(server, runs):
+    run = runs.submit(SUBMISSION)
+    server.becomes("SUCCEEDED", ("ingest", "SUCCEEDED"), ("train", "SUCCEEDED"), ("evaluate", "SUCCEEDED"))
+    server.runs[0]["run_details"]["task_details"].reverse()
+
+    told = []
+    runs.wait(run, told.append, timedelta(seconds=5))
+
+    assert [event.step for event in told if event.what == "ended"] == ["ingest", "train", "evaluate"]
+
+
 # -- submitting --------------------------------------------------------------------------------------------------------
 
 
