@@ -246,7 +246,8 @@ CERTIFICATE = "give the certificate of the authority that signed it: --ca-cert F
 
 def _way(place: EnvironmentSpec, endpoint: str | None) -> Way:
     namespace, kubeflow = _api_namespace(place), place.execution.pipelines.kubeflow
-    forward = f"kubectl --namespace {namespace} port-forward svc/ml-pipeline 8888:8888"
+    # Not the API server itself: the user interface hands requests on to it, and links open.
+    forward = f"kubectl --namespace {namespace} port-forward svc/ml-pipeline-ui 8888:80"
     hints = {
         0: f"is it running? kubectl --namespace {namespace} get pods\n"
         f"from outside of the cluster: {forward}, and then --endpoint http://localhost:8888",
@@ -266,7 +267,7 @@ def _way(place: EnvironmentSpec, endpoint: str | None) -> Way:
         f"is it installed? kubectl --namespace {namespace} get services ml-pipeline. A run may have been deleted, too"
     )
     name = f"Kubeflow Pipelines in namespace {namespace}"
-    return Way(name, kubeflow.endpoint, {**hints, 401: allowed, 403: allowed, 404: there})
+    return Way(name, f"http://ml-pipeline-ui.{namespace}", {**hints, 401: allowed, 403: allowed, 404: there})
 
 
 def _message(error: Any) -> str:

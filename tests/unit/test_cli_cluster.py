@@ -109,7 +109,7 @@ def test_a_run_is_submitted_and_the_commands_to_go_on_are_told(submit, kubeflow)
     (run,) = kubeflow.runs
     assert told.out.startswith("submitted: training delays as of 2013-10-01T00:00Z (manual) ")
     assert f"evergrow watch {run['run_id']} --env dev" in told.out
-    assert "/#/runs/details/" in told.out
+    assert "http://ml-pipeline-ui.kubeflow/#/runs/details/" in told.out
 
 
 def test_json_is_the_run_and_nothing_else(submit, kubeflow):
@@ -276,7 +276,7 @@ def test_a_cluster_that_refuses_is_told(submit, cluster):
 def test_kubeflow_that_is_not_there_is_told_with_the_port_forward(submit, cluster):
     told = submit("--endpoint", "http://127.0.0.1:9")
     assert told.code == 9
-    assert "port-forward svc/ml-pipeline 8888:8888" in told.err
+    assert "port-forward svc/ml-pipeline-ui 8888:80" in told.err
 
 
 def test_a_token_and_an_endpoint_are_passed_on(submit, kubeflow, tmp_path):

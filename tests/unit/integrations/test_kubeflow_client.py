@@ -416,7 +416,7 @@ def test_a_server_that_stays_away_is_told(server, runs, monkeypatch):
     server.stop()
     with pytest.raises(Unreachable, match="does not answer") as caught:
         runs.wait(run, lambda _: None, timedelta(seconds=5))
-    assert "port-forward svc/ml-pipeline 8888:8888" in caught.value.hint
+    assert "port-forward svc/ml-pipeline-ui 8888:80" in caught.value.hint
 
 
 def test_what_steps_returned_is_read_from_their_logs(server, runs, failed_step):
@@ -436,7 +436,7 @@ def test_nobody_there_is_told_with_how_to_get_there():
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(Unreachable, match="does not answer") as caught:
         connect(PLACE, Access(endpoint=endpoint))
-    assert "kubectl --namespace kubeflow port-forward svc/ml-pipeline 8888:8888" in caught.value.hint
+    assert "kubectl --namespace kubeflow port-forward svc/ml-pipeline-ui 8888:80" in caught.value.hint
 
 
 def test_a_token_is_asked_for_given_and_read_again(tmp_path):
