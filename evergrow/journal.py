@@ -22,6 +22,8 @@ MARK = "::evergrow:: "
 """What a line of a pod's log begins with that is an event."""
 TERMINATION = Path("/dev/termination-log")
 """What a container leaves there, Kubernetes shows as the reason of its end."""
+FINAL = "not worth trying again"
+"""What that begins with if so. Argo, which runs Kubeflow's steps, heeds it: manifests/platform/kubeflow-pipelines."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +90,8 @@ def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **mor
         return
     print(f"{MARK}{event.model_dump_json(exclude_defaults=True)}", flush=True)
     if what == "failed" and TERMINATION.exists():
-        TERMINATION.write_text("\n".join(filter(None, (f"{event.error}: {event.text}", event.hint))), encoding="utf-8")
+        lines = ("" if event.retriable else FINAL, f"{event.error}: {event.text}", event.hint)
+        TERMINATION.write_text("\n".join(filter(None, lines)), encoding="utf-8")
 
 
 def step(main: Callable[P, R]) -> Callable[P, R]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from evergrow.journal import FINAL
 from evergrow.spec.environment import Gateway
 from manifests.installer import versions
 from tests.manifests.upstream import EXCERPTS, MANIFESTS, ROOT, build, excerpt, key, kustomizations, place, remotes
@@ -216,12 +217,13 @@ def test_kubeflow_looks_at_workflows_every_second_and_retries_steps_that_fail():
     assert yaml.safe_load(config["executor"])["securityContext"]["runAsNonRoot"] is True
 
 
-def is_retried(status, exit_code):
+def is_retried(status, exit_code, message=""):
     """Argo's expression in Python's words: the status of an attempt, and its exit code, -1 where it has none."""
     config = built("platform/kubeflow-pipelines")["ConfigMap", "workflow-controller-configmap"]["data"]
     retries = yaml.safe_load(config["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
-    last = SimpleNamespace(status=status, exitCode=str(exit_code))
-    return eval(retries["expression"], {"lastRetry": last, "asInt": int})
+    expression = re.sub(r"(\S+) contains (\S.*?\S)\)", r"\2 in \1)", retries["expression"])
+    last = SimpleNamespace(status=status, exitCode=str(exit_code), message=message)
+    return eval(expression, {"lastRetry": last, "asInt": int})
 
 
 @pytest.mark.usefixtures("kubectl")
@@ -231,6 +233,12 @@ def test_pods_that_fail_or_are_lost_are_retried_and_the_graphs_that_hold_them_ar
     assert is_retried("Failed", 137)
     assert is_retried("Error", -1)
     assert not is_retried("Failed", -1)
+
+
+@pytest.mark.usefixtures("kubectl")
+def test_a_step_whose_error_would_come_again_is_not_retried():
+    assert is_retried("Failed", 1, "main: Error (exit code 1): Unreachable: the object store does not answer")
+    assert not is_retried("Failed", 1, f"main: Error (exit code 1): {FINAL}\nNotEnoughData: no label was known")
 
 
 # -- kind --
