@@ -78,6 +78,8 @@ class Installed:
             raise Skipped(f"no version of {MODEL} serves in {kubernetes.namespace}: submit a training run first")
         backend = routed["spec"]["rules"][0]["backendRefs"][0]["name"]
         found = cls(place, kubernetes, backend.removesuffix("-predictor"))
+        if not found.pods:
+            raise Skipped(f"InferenceService {found.service} has no pod that is Ready")
         found._check_reached()
         return found
 
@@ -91,9 +93,10 @@ class Installed:
 
     @property
     def pods(self) -> list[Object]:
-        """What serves, and is not being stopped."""
+        """What serves: neither being stopped nor, as when load has scaled it, still starting."""
         found = self.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": self.service})
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        staying = (pod for pod in found if "deletionTimestamp" not in pod["metadata"])
+        return [pod for pod in staying if condition(pod, "Ready").get("status") == "True"]
 
     @property
     def pod(self) -> Address:

@@ -224,10 +224,12 @@ def test_latency_of_a_hundred_requests_is_their_middle_and_their_largest():
 
 def test_only_one_connection_is_held_to_its_reach():
     samples = {"bare": [Latency(1, 1)], "pod": [Latency(2, 3)], "gateway": [Latency(2.5, 5)]}
-    one, many = on_cluster_latency._results(samples, 1), on_cluster_latency._results(samples, 8)
+    one, many = on_cluster_latency._results(samples, 1, 1), on_cluster_latency._results(samples, 8, 2)
     assert [(r.value, r.holds) for r in one] == [(1.5, False), (4.0, False)]
     assert [(r.reach, r.holds) for r in many] == [("stated", True)] * 2
     assert "+1 for pod and its network, +0.5 for the gateway" in one[0].detail
+    assert "1 pod behind the gateway" in one[0].detail
+    assert "2 pods behind the gateway" in many[0].detail
 
 
 LOG = """reading
@@ -302,6 +304,24 @@ def test_a_second_service_serves_what_the_first_does_and_takes_over_only_our_ann
         },
         "spec": found["spec"],
     }
+
+
+def test_a_pod_that_starts_or_is_being_stopped_is_not_asked():
+    def pod(name, ready, **more):
+        status = {"podIP": name, "conditions": [{"type": "Ready", "status": ready}]}
+        return {"metadata": {"name": name, **more}, "status": status}
+
+    class Pods:
+        def search(self, kind, labels):
+            starting = {"metadata": {"name": "starting"}, "status": {"phase": "Pending"}}
+            return [
+                starting,
+                pod("unready", "False"),
+                pod("stopping", "True", deletionTimestamp="x"),
+                pod("up", "True"),
+            ]
+
+    assert Installed(None, Pods(), "a-v1").pod == Address("up", 8080)
 
 
 def test_without_a_cluster_it_is_skipped_with_the_reason(monkeypatch):
