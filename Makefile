@@ -49,6 +49,7 @@ check: setup ## Lint, types, layers, and that what is generated is current
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m evergrow.spec.schema --check
+	$(BIN)/python charts/readme.py --check
 
 bench: setup ## Measure every number of the README (ONLY=name for one)
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
@@ -65,8 +66,9 @@ lock: setup ## Resolve requirements/*.in again, with hashes
 	$(LOCK) requirements/examples.in -c requirements/dev.txt -o requirements/examples.txt
 	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 
-generate: setup ## Write the schema and the reference page from the spec, and the compiled pipelines
+generate: setup ## Write what comes from elsewhere: schemas, reference pages, charts' READMEs, compiled pipelines
 	$(BIN)/python -m evergrow.spec.schema
+	$(BIN)/python charts/readme.py
 	$(BIN)/python -m pipelines.compile
 
 clean: ## Remove what the demo made (.venv stays)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from evergrow.contracts import TrainedModel
 from evergrow.errors import ServingError
-from evergrow.learning.bundle import Bundle
+from evergrow.learning import requirements
+from evergrow.learning.bundle import INFO, Bundle
 
 # What a caller must send for a model input that the feature service does not provide.
 _TYPES = {"numeric": "DOUBLE", "categorical": "STRING"}
@@ -44,6 +46,7 @@ class ServingDirectory:
         # `current` is a link that is replaced by the next deployment: all files must be of one version.
         path = path.resolve()
         about, plan = _read(path / "serving.json"), _read(path / "features.json")
+        check_installed(path / "bundle")
         bundle = Bundle.load(path / "bundle")
         check_golden(bundle)
         try:
@@ -68,6 +71,15 @@ def request_fields(plan: Mapping[str, Any], bundle: Bundle) -> dict[str, str]:
         if feature.name not in provided:
             fields[feature.name] = _TYPES[feature.kind]
     return fields
+
+
+def check_installed(bundle: Path) -> None:
+    """Compare what the model was made with and what is installed, before a library of another version loads it.
+
+    Raises:
+        ServingError: names each that differs, with both versions.
+    """
+    requirements.check(TrainedModel.model_validate(_read(bundle / INFO)))
 
 
 def check_golden(bundle: Bundle) -> None:
