@@ -1,17 +1,21 @@
 """Run one of Feast's servers over the environment's stores: python -m components.feast serve, or ui.
 
 `serve` answers with online features over HTTP, for clients that do not go through our model server; `ui` shows what
-is registered. Both read what the pipelines have applied, and apply nothing themselves.
+is registered, and changes nothing. What is registered is what the pipelines apply.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application: scope, receive, send."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,10 +53,32 @@ def run(options: argparse.Namespace) -> None:
 
     store = FeastStore(Environment.read()).feast
     if options.server == "ui":
-        store.serve_ui(host=options.host, port=options.port, root_path=options.root_path)
+        serve_pages(store, options)
     else:
         # Feast ends a worker after so many requests, and refuses those that come meanwhile; 0 is never.
         store.serve(host=options.host, port=options.port, workers=options.workers, max_requests=0)
+
+
+def serve_pages(store: Any, options: argparse.Namespace) -> None:
+    """Serve the user interface, read-only: its buttons delete and edit features, and it asks nobody who they are."""
+    import uvicorn
+    from feast.ui_server import get_app
+
+    pages = read_only(get_app(store, store.config.project, options.root_path))
+    uvicorn.run(pages, host=options.host, port=options.port, access_log=False)
+
+
+def read_only(application: Application) -> Application:
+    """Refuse every request that could change something: 405."""
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain")]
+            await send({"type": "http.response.start", "status": 405, "headers": headers})
+            return await send({"type": "http.response.body", "body": b"read-only: the pipelines apply features\n"})
+        return await application(scope, receive, send)
+
+    return guarded
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -150,7 +150,7 @@ class KubeflowRuns:
             Unreachable: Kubeflow does not answer for too long.
         """
         end = time.monotonic() + timeout.total_seconds()
-        progress = Progress(watch)
+        progress = Progress(watch, lambda step: self._notes(run.id, step))
         hold_ups = HoldUps(self.stuck)
         while True:
             told = self._get_patiently(run.id, say)
@@ -167,9 +167,12 @@ class KubeflowRuns:
         return run
 
     def returned(self, run: SubmittedRun) -> Mapping[str, str]:
-        """What each step of a run returned, as far as its pods' logs can still be read."""
-        logs = (self._log(pod) for pod in self._pods(run) if STEP in _labels(pod))
-        return returned([event for log in logs for event in events_of(log)])
+        """What each step of a run returned, in the order they ran, as far as its pods' logs can still be read."""
+        try:
+            pods = (pod for pod in sorted(self._pods(run.id), key=_age) if STEP in _labels(pod))
+            return returned([event for pod in pods for event in events_of(self._log(pod))])
+        except ClusterError:
+            return {}
 
     @property
     def _api(self) -> Any:
@@ -210,13 +213,25 @@ class KubeflowRuns:
         created = told.created_at.astimezone(UTC) if told.created_at else None
         return SubmittedRun(told.display_name, told.run_id, state, link, "kubeflow", created)
 
-    def _pods(self, run: SubmittedRun) -> list[Object]:
+    def _pods(self, run_id: str, step: str | None = None) -> list[Object]:
+        """A run's pods, or those of one of its steps; none if they must not be read."""
         if self.kubernetes is None:
             return []
         try:
-            return self.kubernetes.search(POD, {RUN_LABEL: run.id})
+            return self.kubernetes.search(POD, {RUN_LABEL: run_id} | ({STEP: step} if step else {}))
         except ClusterError:
             return []
+
+    def _notes(self, run_id: str, step: str) -> list[str]:
+        """What a step has said of its work; nothing of steps side by side, for it is not known which is which."""
+        pods = [pod for pod in self._pods(run_id, step) if pod["status"].get("phase") == "Succeeded"]
+        if len(pods) != 1:
+            return []
+        try:
+            events = events_of(self._log(pods[0]))
+        except ClusterError:
+            return []
+        return [event.text for event in events if event.what == "noted" and not event.passing]
 
     def _log(self, pod: Object) -> str:
         assert self.kubernetes is not None
@@ -224,7 +239,7 @@ class KubeflowRuns:
 
     def _problems(self, run: SubmittedRun) -> Iterator[tuple[str, Problem]]:
         """What keeps steps from running, by the step's name."""
-        for pod in self._pods(run):
+        for pod in self._pods(run.id):
             if STEP in _labels(pod) and pod["status"].get("phase") == "Pending":
                 yield from ((_labels(pod)[STEP], problem) for problem in of_pod(pod))
 
@@ -232,7 +247,7 @@ class KubeflowRuns:
         """Why a run failed: by its step's own word, else by what Kubernetes says of its pod."""
         if run.state == "canceled":
             return PipelineError(f"{run.name}: was terminated", hint=f"the run: {run.link}")
-        pods = [pod for pod in self._pods(run) if pod["status"].get("phase") == "Failed"]
+        pods = [pod for pod in self._pods(run.id) if pod["status"].get("phase") == "Failed"]
         error = self._told_by(_last_attempt(pods), say) if pods else None
         if error is None:
             error = PipelineError(f"{run.name}: failed", hint=self._no_pods())
@@ -265,10 +280,16 @@ class KubeflowRuns:
 
 
 class Progress:
-    """Turns what Kubeflow says of a run's tasks into events, each once."""
+    """Turns what Kubeflow says of a run's tasks into events, each once.
 
-    def __init__(self, watch: Watch) -> None:
+    Args:
+        watch: told of each event.
+        notes: what a step that has ended has said of its work.
+    """
+
+    def __init__(self, watch: Watch, notes: Callable[[str], list[str]]) -> None:
         self.watch = watch
+        self.notes = notes
         self.steps: frozenset[str] = frozenset()
         self.numbers: dict[str, int] = {}
         self.told: dict[str, str] = {}
@@ -292,6 +313,8 @@ class Progress:
         if before is None:
             self.watch(Event(step=name, process=number, at=_seconds(task.start_time), what="started"))
         if state == "succeeded":
+            for text in self.notes(name):
+                self.watch(Event(step=name, process=number, at=_seconds(task.end_time), what="noted", text=text))
             self.watch(Event(step=name, process=number, at=_seconds(task.end_time), what="ended"))
         if state in ("failed", "canceled"):
             self.watch(Event(step=name, process=number, at=_seconds(task.end_time), what="failed"))
@@ -356,9 +379,13 @@ def _late(run: SubmittedRun, timeout: timedelta, problem: Problem | None) -> Pip
 
 def _last_attempt(pods: list[Object]) -> Object:
     """Of failed pods, the last attempt of the step that failed first; Kubeflow's own only if no step failed."""
-    by_age = sorted(pods, key=lambda pod: (STEP not in _labels(pod), pod["metadata"]["creationTimestamp"]))
+    by_age = sorted(pods, key=lambda pod: (STEP not in _labels(pod), _age(pod)))
     step = _labels(by_age[0]).get(STEP)
     return [pod for pod in by_age if _labels(pod).get(STEP) == step][-1]
+
+
+def _age(pod: Object) -> str:
+    return str(pod["metadata"]["creationTimestamp"])
 
 
 def _labels(pod: Object) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Feast's servers as their image starts them."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import pytest
 
 import evergrow.integrations.feast as feast_integration
 from benchmarks.serving_world import free_port, wait_for_port
-from components.feast.__main__ import main
+from components.feast import __main__ as entrypoint
+from components.feast.__main__ import main, read_only
 from evergrow.environment import Environment
 from evergrow.integrations.feast import FeastStore
 from tests.images.dockerfiles import ROOT
@@ -33,28 +35,26 @@ class RecordedStore:
     def serve(self, **options):
         self.asked["serve"] = options
 
-    def serve_ui(self, **options):
-        self.asked["ui"] = options
-
 
 @pytest.fixture
 def recorded(monkeypatch):
     store = RecordedStore()
     monkeypatch.setattr(feast_integration, "FeastStore", lambda environment: store)
+    monkeypatch.setattr(entrypoint, "serve_pages", lambda _, options: store.asked.update(ui=vars(options)))
     return store
 
 
 def test_without_options_each_server_listens_on_every_address_at_feasts_own_port(recorded):
     assert main(["serve"]) == main(["ui"]) == 0
     assert recorded.asked["serve"] == {"host": "0.0.0.0", "port": 6566, "workers": 1, "max_requests": 0}
-    assert recorded.asked["ui"] == {"host": "0.0.0.0", "port": 8888, "root_path": ""}
+    assert recorded.asked["ui"] == {"server": "ui", "host": "0.0.0.0", "port": 8888, "root_path": ""}
 
 
 def test_options_reach_the_server_that_they_are_of(recorded):
     assert main(["serve", "--host", "127.0.0.1", "--port", "1", "--workers", "3"]) == 0
     assert main(["ui", "--port", "2", "--root-path", "/feast"]) == 0
     assert recorded.asked["serve"] == {"host": "127.0.0.1", "port": 1, "workers": 3, "max_requests": 0}
-    assert recorded.asked["ui"] == {"host": "0.0.0.0", "port": 2, "root_path": "/feast"}
+    assert recorded.asked["ui"] == {"server": "ui", "host": "0.0.0.0", "port": 2, "root_path": "/feast"}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,38 @@ def test_a_store_whose_address_is_not_set_is_told_by_the_variables_name(monkeypa
         monkeypatch.delenv(variable, raising=False)
     assert main(["serve"]) == 4
     assert "variable FEAST_REGISTRY_URL is not set" in capsys.readouterr().err
+
+
+async def pages(scope, receive, send):
+    """Stands in for Feast's application: answers whatever it is asked."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"done"})
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("GET", 200), ("HEAD", 200), ("POST", 405), ("PUT", 405), ("PATCH", 405), ("DELETE", 405), ("OPTIONS", 405)],
+)
+def test_the_user_interface_shows_and_changes_nothing(method, status):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(read_only(pages)({"type": "http", "method": method, "path": "/api/v1/entities"}, None, send))
+    assert [message.get("status") for message in sent] == [status, None]
+    assert (sent[1]["body"] == b"done") == (status == 200)
+
+
+def test_what_is_no_request_reaches_the_user_interface():
+    """Its start and its end are events, too."""
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.append(scope["type"])
+
+    asyncio.run(read_only(application)({"type": "lifespan"}, None, None))
+    assert seen == ["lifespan"]
 
 
 @pytest.fixture

@@ -265,6 +265,17 @@ def test_a_run_is_shown_step_by_step_until_it_is_over(server, runs, cluster, fai
     ]
 
 
+def test_what_a_step_has_said_of_its_work_is_told_when_it_ends(server, runs, failed_step):
+    run = runs.submit(SUBMISSION)
+    server.script(("RUNNING", ("ingest", "RUNNING")), ("SUCCEEDED", ("ingest", "SUCCEEDED")))
+    passing = event("noted", "ingest", text="reading flights", passing=True)
+    log = "\n".join([passing, event("noted", "ingest", text="12 new rows"), event("ended", "ingest")])
+    failed_step(run.id, log, "i", "ingest", pod="fine")
+    told = []
+    runs.wait(run, lambda e: told.append((e.what, e.text)), timedelta(seconds=5))
+    assert told == [("started", ""), ("noted", "12 new rows"), ("ended", "")]
+
+
 def test_steps_side_by_side_are_told_apart(server, runs):
     run = runs.submit(dataclasses.replace(SUBMISSION, pipeline="batch_scoring"))
     server.script(("SUCCEEDED", ("score", "SUCCEEDED"), ("score", "SUCCEEDED")))
@@ -425,6 +436,15 @@ def test_what_steps_returned_is_read_from_their_logs(server, runs, failed_step):
     failed_step(run.id, event("ended", "register", text="3"), "r", "register", pod="fine")
     failed_step("another", event("ended", "deploy", text="x"), "d", "deploy", pod="fine")
     assert runs.returned(run) == {"evaluate": "pass", "register": "3"}
+
+
+def test_without_the_right_to_read_logs_nothing_is_known_to_be_returned(server, cluster, runs, failed_step):
+    run = runs.submit(SUBMISSION)
+    failed_step(run.id, event("ended", "evaluate", text="pass"), "e", "evaluate", pod="fine")
+    cluster.forbidden.add("pods/log")
+    assert runs.returned(run) == {}
+    server.becomes("SUCCEEDED", ("evaluate", "SUCCEEDED"))
+    assert runs.wait(run, lambda _: None, timedelta(seconds=5)).state == "succeeded"
 
 
 # -- reaching Kubeflow -------------------------------------------------------------------------------------------------
