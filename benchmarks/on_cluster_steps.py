@@ -29,8 +29,8 @@ from benchmarks.measure import Result, Skipped
 from benchmarks.on_cluster import DOCUMENT, ENVIRONMENT, Installed, until
 from evergrow.integrations.kserve import condition
 from evergrow.integrations.kubernetes import INFERENCE_SERVICE, POD, Kubernetes, Object
+from evergrow.integrations.labels import JOB, STEP
 from evergrow.integrations.pod_logs import events_of
-from evergrow.integrations.pods import JOB, STEP
 from evergrow.integrations.pods_submit import PodRuns
 from evergrow.integrations.submission import OVER
 

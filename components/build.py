@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evergrow.errors import EvergrowError
+from evergrow.errors import EvergrowError, exit_code_of
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "EVERGROW_BUILD_COMMAND"
@@ -231,12 +231,7 @@ def main(arguments: Sequence[str]) -> int:
         p.error(f"IMAGE must be one of {', '.join(IMAGES)}, found {unknown[0]!r}")
     if options.bundle and options.images != ["server"]:
         p.error(f"--bundle is of the image server alone, found {' '.join(options.images) or 'all images'}")
-    try:
-        build(options)
-    except EvergrowError as error:
-        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: build(options))
 
 
 if __name__ == "__main__":

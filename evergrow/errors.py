@@ -1,5 +1,10 @@
 """Every error evergrow raises. Foreign errors are translated into these once, in `integrations/`."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class EvergrowError(Exception):
     """The root. `str(error)` says which field, which rule and which value; `hint` says what to do."""
@@ -11,6 +16,16 @@ class EvergrowError(Exception):
         self.hint = hint
         self.retriable = retriable
         """Whether the same may go well a moment later, because a service that did not answer is back by then."""
+
+
+def exit_code_of(program: Callable[[], None]) -> int:
+    """Run a program to its end; an error of ours is told on standard error, with what to do, and is its exit code."""
+    try:
+        program()
+    except EvergrowError as error:
+        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 class SpecError(EvergrowError):

@@ -13,8 +13,8 @@ import yaml
 from kfp import compiler
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from evergrow.integrations.kserve import MODEL
-from evergrow.integrations.kubeflow_compile import PIPELINE, Compiled, compile_for
+from evergrow.integrations.kubeflow_compile import Compiled, compile_for
+from evergrow.integrations.labels import MODEL, PIPELINE
 from evergrow.spec.environment import EnvironmentSpec
 from pipelines.batch_scoring import batch_scoring
 from pipelines.materialization import materialization

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from evergrow.environment import Environment
-from evergrow.errors import EvergrowError
+from evergrow.errors import exit_code_of
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application: scope, receive, send."""
@@ -84,12 +84,7 @@ def read_only(application: Application) -> Application:
 def main(arguments: Sequence[str]) -> int:
     """The exit code is 0, or that of the error."""
     options = parser().parse_args(arguments)
-    try:
-        run(options)
-    except EvergrowError as error:
-        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Value, instant
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, PipelineError, RegistryError
-from evergrow.integrations.object_store import copy_here, fetch, publish, withdraw
+from evergrow.integrations.object_store import copy_all_here, copy_here, fetch, publish, withdraw
 from evergrow.journal import note, step
 from evergrow.learning.bundle import Bundle, bundle_digest
 from evergrow.spec import ContinualModel, parse
@@ -98,8 +98,8 @@ def _withdraw(plan: Plan, environment: Environment) -> None:
     """Predictions that another plan made are no longer complete from the moment parts are replaced."""
     folder = plan.folder(environment)
     folder.mkdir(parents=True, exist_ok=True)
-    copy_here(environment, folder)
     marker = folder / SUCCESS
+    copy_here(environment, marker)
     if marker.exists() and json.loads(marker.read_text(encoding="utf-8"))["plan"] != plan.model_dump(mode="json"):
         withdraw(environment, marker)
 
@@ -153,7 +153,7 @@ def commit(spec: str, plan: str) -> str:
     """
     planned, environment = _read(plan), Environment.read()
     folder = planned.folder(environment)
-    copy_here(environment, folder)
+    copy_all_here(environment, folder)
     names = [f"part-{shard:05d}.parquet" for shard in range(planned.shards)]
     for stray in {path.name for path in folder.glob("part-*.parquet")} - set(names):
         withdraw(environment, folder / stray)  # of an earlier run with more shards

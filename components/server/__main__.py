@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from evergrow.contracts import instant
-from evergrow.errors import EvergrowError
+from evergrow.errors import exit_code_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,22 +56,16 @@ def main(arguments: Sequence[str]) -> int:
     sys.argv = sys.argv[:1]
     from components.server.process import Options, serve
 
-    try:
-        serve(
-            Options(
-                model_dir=options.model_dir,
-                host=options.host,
-                http_port=options.http_port,
-                grpc_port=options.grpc_port,
-                now=options.now,
-                drain_seconds=options.drain_seconds,
-                store_url=os.environ.get("EVERGROW_ONLINE_STORE"),
-            )
-        )
-    except EvergrowError as error:
-        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    return 0
+    chosen = Options(
+        model_dir=options.model_dir,
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        now=options.now,
+        drain_seconds=options.drain_seconds,
+        store_url=os.environ.get("EVERGROW_ONLINE_STORE"),
+    )
+    return exit_code_of(lambda: serve(chosen))
 
 
 if __name__ == "__main__":

@@ -460,7 +460,7 @@ def _show_until_over(target: Target, runs: Any, run: SubmittedRun, timeout: time
         with Steps(run.name) as steps:
             if run.existing:
                 steps.say(f"is there already, {run.state} (--again runs it anew)")
-            run = _waited(runs, run, timeout, steps)
+            run = dataclasses.replace(_waited(runs, run, timeout, steps), existing=run.existing)
     except KeyboardInterrupt:
         print(_interrupted(run, target), file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

@@ -214,21 +214,23 @@ def _place(environment: Environment) -> EnvironmentSpec:
     Raises:
         SpecError: it does not run in one.
     """
-    from evergrow.spec.environment import EnvironmentSpec
+    from evergrow.integrations.places import place_of
 
-    if environment.document is None or environment.store is None:
+    place = place_of(environment)
+    if place is None:
         raise SpecError(
             "--runner pods: EVERGROW_ENVIRONMENT and EVERGROW_STORE are not set: this is no environment of a cluster",
             hint="from outside of a cluster: `evergrow submit ... --env dev --runner pods`",
         )
-    return EnvironmentSpec.model_validate_json(environment.document)
+    return place
 
 
 def _scored(environment: Environment, predictions: Path) -> dict[str, Any]:
     from evergrow.integrations.object_store import copy_here
 
-    copy_here(environment, predictions)
-    plan = json.loads((predictions / "_SUCCESS").read_text(encoding="utf-8"))["plan"]
+    marker = predictions / "_SUCCESS"
+    copy_here(environment, marker)
+    plan = json.loads(marker.read_text(encoding="utf-8"))["plan"]
     return {"predictions": str(predictions), "champion": plan["version"]}
 
 

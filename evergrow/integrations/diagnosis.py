@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evergrow.contracts import instant
-from evergrow.integrations.kserve import MODEL, VERSION, condition
-from evergrow.integrations.kubeflow_compile import PIPELINE, STEP
+from evergrow.integrations.kserve import condition
+from evergrow.integrations.labels import MODEL, PIPELINE, RUN, STEP, VERSION
 
 Object = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ class Rule:
     fix: str
 
 
-RUNS = ("evergrow.dev/run", "pipeline/runid")
+RUNS = (RUN, "pipeline/runid")
 """Labels that say which run a step's pod is of: one of ours, one of Kubeflow's."""
 ERROR = r"^\s*(error: |(\w+\.)*\w*(Error|Exception): )"
 """What a line begins with that says why a program ended."""

@@ -11,13 +11,12 @@ from evergrow.contracts import ModelVersion
 from evergrow.environment import Environment
 from evergrow.errors import ServingError
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Kubernetes, Object
+from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL, VERSION
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.integrations.serving import SERVING, LocalServing
 from evergrow.spec import ContinualModel
 from evergrow.spec.environment import EnvironmentSpec, Serving
 
-MODEL, VERSION, ENVIRONMENT = "evergrow.dev/model", "evergrow.dev/version", "evergrow.dev/environment"
-MANAGED_BY: Mapping[str, str] = {"app.kubernetes.io/managed-by": "evergrow"}
 # A version is reached through its model's route; without this KServe makes two public routes of its own for each.
 NO_ROUTES_OF_ITS_OWN: Mapping[str, str] = {"networking.kserve.io/visibility": "cluster-local"}
 # The server answers for 5 s after it is told to stop, then has 25 s for what is under way.
@@ -75,8 +74,9 @@ class KServeServing:
     def _publish(self, version: ModelVersion, bundle: Path) -> tuple[str, str]:
         """Put the version's directory into the object store, once; returns its name and its URL there."""
         folder = f"serving/{self.model.name}/versions"
-        if self.store.read(f"{folder}/{version.version}/{SERVING}") is not None:
-            self.store.download(f"{folder}/{version.version}", self.local.root / "versions" / str(version.version))
+        here = self.local.root / "versions" / str(version.version)
+        if not here.exists() and self.store.read(f"{folder}/{version.version}/{SERVING}") is not None:
+            self.store.download(f"{folder}/{version.version}", here)
         directory = self.local.prepare(version, bundle)
         where = f"{folder}/{directory.name}"
         if self.store.read(f"{where}/{SERVING}") is None:
@@ -174,7 +174,7 @@ def service_name(place: EnvironmentSpec, model: str, directory: str) -> str:
 
 
 def _predictor(serving: Serving, url: str) -> dict[str, Any]:
-    scaling, resources = serving.autoscaling, serving.resources
+    scaling = serving.autoscaling
     return {
         "serviceAccountName": serving.service_account,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -183,15 +183,12 @@ def _predictor(serving: Serving, url: str) -> dict[str, Any]:
         "scaleMetric": "cpu",
         "scaleTarget": scaling.cpu_utilization,
         "nodeSelector": dict(serving.node_selector),
-        "tolerations": [t.model_dump(exclude_defaults=True) for t in serving.tolerations],
+        "tolerations": [t.manifest() for t in serving.tolerations],
         "model": {
             "modelFormat": {"name": "evergrow"},
             "runtime": serving.runtime,
             "storageUri": url,
-            "resources": {
-                "requests": {"cpu": resources.cpu, "memory": resources.memory},
-                "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
-            },
+            "resources": serving.resources.manifest(),
         },
     }
 

@@ -12,9 +12,10 @@ from evergrow.errors import ClusterError, EvergrowError, PipelineError
 from evergrow.importing import load_object
 from evergrow.integrations.diagnosis import Problem, of_pod
 from evergrow.integrations.kubeflow_api import Kubeflow, Unreachable, containing, where
-from evergrow.integrations.kubeflow_compile import STEP, step_of
+from evergrow.integrations.kubeflow_compile import step_of
 from evergrow.integrations.kubeflow_compile import tasks as tasks_of
 from evergrow.integrations.kubernetes import POD, Kubernetes, Object
+from evergrow.integrations.labels import STEP
 from evergrow.integrations.pod_logs import events_of, without_events
 from evergrow.integrations.submission import OVER, State, Submission, SubmittedRun, written
 from evergrow.journal import Event, failure, returned
@@ -68,9 +69,6 @@ class KubeflowRuns:
 
     def submit(self, submission: Submission, again: bool = False) -> SubmittedRun:
         """Start a run, or find the one that does or did the same.
-
-        A run that failed is started anew. So is a materialization that succeeded: what is online has no as-of of its
-        own, and another one may have come in between.
 
         Args:
             submission: what to run.
@@ -204,8 +202,7 @@ class KubeflowRuns:
             filter=containing(description=described(submission.environment.name, submission.identity)),
         )
         alive = (self._run(run) for run in listed.runs or [] if run.storage_state != "ARCHIVED")
-        wanted = {"pending", "running"} | ({"succeeded"} if submission.pipeline != "materialization" else set())
-        return next((run for run in alive if run.state in wanted), None)
+        return next((run for run in alive if run.state in submission.needless_after), None)
 
     def _run(self, told: Any) -> SubmittedRun:
         state = STATES.get(str(told.state), "pending" if told.state is None else "unknown")

@@ -15,10 +15,8 @@ from typing import Any
 import yaml
 
 from evergrow.integrations.environments import CONFIGURATION
-from evergrow.integrations.kserve import ENVIRONMENT
+from evergrow.integrations.labels import ENVIRONMENT, STEP
 from evergrow.spec.environment import EnvironmentSpec, Step
-
-STEP, PIPELINE = "evergrow.dev/step", "evergrow.dev/pipeline"
 
 VARIABLES = (
     "EVERGROW_ENV",

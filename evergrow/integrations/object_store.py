@@ -312,7 +312,16 @@ def withdraw(environment: Environment, path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def copy_here(environment: Environment, folder: Path) -> None:
+def copy_here(environment: Environment, path: Path) -> None:
+    """Make a file below `home` what was published under its name, if there is an object store."""
+    if environment.store is None:
+        return
+    name = path.relative_to(environment.home).as_posix()
+    if ObjectStore.open(environment.store).fetch(name, path) is None:
+        path.unlink(missing_ok=True)
+
+
+def copy_all_here(environment: Environment, folder: Path) -> None:
     """Make a folder below `home` hold the files that were published in it, if there is an object store."""
     if environment.store is None:
         return

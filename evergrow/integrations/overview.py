@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from evergrow.errors import ClusterError
 from evergrow.integrations.diagnosis import Problem, problems
-from evergrow.integrations.kserve import ENVIRONMENT, MODEL, VERSION, condition, host
+from evergrow.integrations.kserve import condition, host
 from evergrow.integrations.kubeflow_schedules import ScheduledRun
 from evergrow.integrations.kubernetes import (
     CRON_JOB,
@@ -20,6 +20,7 @@ from evergrow.integrations.kubernetes import (
     Kubernetes,
     Object,
 )
+from evergrow.integrations.labels import ENVIRONMENT, MODEL, VERSION
 from evergrow.integrations.submission import SubmittedRun
 from evergrow.spec.environment import EnvironmentSpec
 

@@ -8,6 +8,14 @@ from typing import Any
 from evergrow.environment import Environment
 from evergrow.ports import Serving
 from evergrow.spec import ContinualModel
+from evergrow.spec.environment import EnvironmentSpec
+
+
+def place_of(environment: Environment) -> EnvironmentSpec | None:
+    """The environment of a cluster that this process runs in; None if it runs in none."""
+    if environment.document is None or environment.store is None:
+        return None
+    return EnvironmentSpec.model_validate_json(environment.document)
 
 
 def serving_of(environment: Environment, model: ContinualModel, plan: Mapping[str, Any]) -> Serving:
@@ -18,15 +26,14 @@ def serving_of(environment: Environment, model: ContinualModel, plan: Mapping[st
         model: the model's document.
         plan: by which its features are read online.
     """
-    if environment.document is None or environment.store is None:
+    place = place_of(environment)
+    if place is None:
         from evergrow.integrations.serving import LocalServing
 
         return LocalServing(environment.serving(model.name), model, plan)
     from evergrow.integrations.kserve import KServeServing
     from evergrow.integrations.kubernetes import Kubernetes
     from evergrow.integrations.object_store import ObjectStore
-    from evergrow.spec.environment import EnvironmentSpec
 
-    place = EnvironmentSpec.model_validate_json(environment.document)
-    kubernetes = Kubernetes.open(place.execution.namespace)
-    return KServeServing(environment, place, kubernetes, ObjectStore.open(environment.store), model, plan)
+    kubernetes, store = Kubernetes.open(place.execution.namespace), ObjectStore.open(str(environment.store))
+    return KServeServing(environment, place, kubernetes, store, model, plan)

@@ -25,17 +25,18 @@ from kfp.local.task_handler_interface import ITaskHandler
 
 from evergrow.environment import Environment
 from evergrow.errors import ClusterError, PipelineError
-from evergrow.integrations.kserve import ENVIRONMENT, MANAGED_BY, MODEL, reasons
+from evergrow.integrations.environments import CONFIGURATION
+from evergrow.integrations.kserve import reasons
 from evergrow.integrations.kubeflow import REMOTE
 from evergrow.integrations.kubernetes import POD, Kubernetes, Object
+from evergrow.integrations.labels import ENVIRONMENT, JOB, MANAGED_BY, MODEL, RUN, STEP
 from evergrow.integrations.object_store import ObjectStore
+from evergrow.integrations.places import place_of
 from evergrow.integrations.pod_logs import events_of
 from evergrow.integrations.pod_step import OUTPUT, ROOT, executor_input, task_folder
 from evergrow.journal import FOLDER, STDOUT, Event, Journal, failure
-from evergrow.spec.environment import EnvironmentSpec, Resources, Step
+from evergrow.spec.environment import EnvironmentSpec, Step
 
-STEP, RUN, JOB = "evergrow.dev/step", "evergrow.dev/run", "evergrow.dev/job"
-CONFIGURATION = "evergrow-environment"
 POLL_SECONDS = 0.5
 # A pod that cannot start for a reason of its own gets this long to be mended: a Secret may be on its way.
 START_SECONDS = 120.0
@@ -235,7 +236,7 @@ def pod(place: EnvironmentSpec, how: Step, image: str, command: list[str]) -> di
             {"name": "EVERGROW_ACTOR", "value": os.environ.get("EVERGROW_ACTOR", "pipeline")},
             {"name": FOLDER, "value": STDOUT},
         ],
-        "resources": _resources(how.resources),
+        "resources": how.resources.manifest(),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -249,7 +250,7 @@ def pod(place: EnvironmentSpec, how: Step, image: str, command: list[str]) -> di
         "restartPolicy": "Never",
         "enableServiceLinks": False,
         "nodeSelector": dict(how.node_selector),
-        "tolerations": [t.model_dump(exclude_defaults=True) for t in how.tolerations],
+        "tolerations": [t.manifest() for t in how.tolerations],
         "imagePullSecrets": [{"name": name} for name in images.pull_secrets],
         "securityContext": {
             "runAsNonRoot": True,
@@ -260,13 +261,6 @@ def pod(place: EnvironmentSpec, how: Step, image: str, command: list[str]) -> di
         },
         "volumes": [{"name": "state", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
         "containers": [container],
-    }
-
-
-def _resources(resources: Resources) -> dict[str, Any]:
-    return {
-        "requests": {"cpu": resources.cpu, "memory": resources.memory},
-        "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
     }
 
 
@@ -320,7 +314,8 @@ def run_steps_in_pods(folder: Path) -> None:
     have a runner of one's own, the one that leaves most of KFP as it is.
     """
     environment = Environment.read()
-    place = EnvironmentSpec.model_validate_json(environment.document or "{}")
+    place = place_of(environment)
+    assert place is not None, "only where there is one is this process told to run steps in pods"
     arguments = json.loads((folder / "arguments.json").read_text(encoding="utf-8"))
     runner = PodRunner(
         place=place,

@@ -12,14 +12,15 @@ from typing import Any
 import yaml
 
 from evergrow.errors import PipelineError
-from evergrow.integrations.kserve import ENVIRONMENT, MANAGED_BY, MODEL, reasons
+from evergrow.integrations.kserve import reasons
 from evergrow.integrations.kubernetes import CONFIG_MAP, JOB, POD, Kubernetes, Object
+from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL, PIPELINE, SUBMISSION
+from evergrow.integrations.pod_logs import without_events
 from evergrow.integrations.pods import pod
 from evergrow.integrations.submission import OVER, State, Submission, SubmittedRun
-from evergrow.journal import MARK
 from evergrow.spec.environment import EnvironmentSpec, Resources
 
-PIPELINE, SUBMISSION, NAME = "evergrow.dev/pipeline", "evergrow.dev/submission", "evergrow.dev/run-name"
+NAME = "evergrow.dev/run-name"
 DOCUMENT = "/evergrow/model.yaml"
 # What drives the steps computes nothing itself.
 DRIVER = Resources(cpu="50m", memory="256Mi", cpu_limit="1", memory_limit="1Gi")
@@ -36,10 +37,10 @@ class PodRuns:
         self.kubernetes, self.place = kubernetes, place
 
     def submit(self, submission: Submission, again: bool = False) -> SubmittedRun:
-        """Start a run, or find the one of the same identity that has not failed; `again` starts one all the same."""
+        """Start a run, or find the one that does or did the same; `again` starts one all the same."""
         earlier = self.kubernetes.search(JOB, {SUBMISSION: submission.identity[:63]})
         for found in () if again else earlier:
-            if state_of(found) not in ("failed", "canceled"):
+            if state_of(found) in submission.needless_after:
                 return replace(run_of(found), existing=True)
         name = f"{_base(submission)}-{len(earlier) + 1}"
         made = self.kubernetes.create(JOB, job(self.place, submission, name))
@@ -114,7 +115,7 @@ class PodRuns:
     def _pass_on(self, name: str, said: dict[str, int], watch: Callable[[str], None]) -> None:
         for driver in self._drivers(name):
             each = driver["metadata"]["name"]
-            lines = [line for line in self.kubernetes.log(each).splitlines() if not line.startswith(MARK)]
+            lines = without_events(self.kubernetes.log(each)).splitlines()
             for line in lines[said.get(each, 0) :]:
                 watch(line)
             said[each] = len(lines)

@@ -76,6 +76,16 @@ class Submission:
         )
 
     @property
+    def needless_after(self) -> frozenset[State]:
+        """States of an earlier run of the same identity that make another one needless.
+
+        One that succeeded does, but for a materialization: what is online has no as-of of its own, and another one may
+        have come in between.
+        """
+        done: set[State] = {"succeeded"} if self.pipeline != "materialization" else set()
+        return frozenset({"pending", "running", *done})
+
+    @property
     def name(self) -> str:
         """What runs and why: "training delays as of 2013-10-01T00:00Z (manual) 1a2b3c4d"."""
         subject = f"{self.pipeline} {self.document.name} as of {written(self.as_of)}"

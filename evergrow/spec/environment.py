@@ -63,6 +63,13 @@ class Resources(Part):
     memory_limit: Quantity = "2Gi"
     """Memory limit."""
 
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """As a container's `resources` has it."""
+        return {
+            "requests": {"cpu": self.cpu, "memory": self.memory},
+            "limits": {"cpu": self.cpu_limit, "memory": self.memory_limit},
+        }
+
 
 class Toleration(Part):
     """A taint that pods may be placed in spite of."""
@@ -81,6 +88,10 @@ class Toleration(Part):
         if self.operator == "Exists" and self.value:
             raise ValueError(f"`value` must be empty with the operator Exists, found {self.value!r}")
         return self
+
+    def manifest(self) -> dict[str, str]:
+        """As a pod's `tolerations` has it."""
+        return self.model_dump(exclude_defaults=True)
 
 
 class Step(Part):
@@ -107,7 +118,7 @@ class Kubeflow(Part):
     endpoint: Url = "http://ml-pipeline.kubeflow:8888"
     """Its API server as seen from within the cluster."""
     ui: str = ""
-    """Base URL of its user interface as seen by people, for the links that are printed; the endpoint if empty."""
+    """Base URL of its user interface as people see it, for the links that are printed; its Service's if empty."""
     namespace: Name = "kubeflow"
     """Where its runs' pods are."""
 

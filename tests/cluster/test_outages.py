@@ -15,8 +15,8 @@ import yaml
 
 from evergrow.audit import AuditLog
 from evergrow.environment import Environment
-from evergrow.integrations.kserve import MODEL as MODEL_LABEL
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, JOB, POD
+from evergrow.integrations.labels import MODEL as MODEL_LABEL
 from evergrow.integrations.object_store import fetch
 from evergrow.journal import Event, Journal
 from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, command, eventually, evergrow

@@ -170,7 +170,8 @@ def test_waiting_shows_the_steps_and_ends_with_what_they_returned(submit, kubefl
     assert "succeeded: training delays" in told.out
     assert "evaluate: pass" in told.out
     kubeflow.becomes("SUCCEEDED")
-    assert submit("--wait", "-o", "json").value["returned"] == {"evaluate": "pass"}
+    waited = submit("--wait", "-o", "json").value
+    assert (waited["returned"], waited["existing"]) == ({"evaluate": "pass"}, True)
 
 
 def test_a_failed_steps_error_is_the_commands_with_its_exit_code_hint_and_log(submit, kubeflow, cluster):

@@ -67,6 +67,13 @@ def test_the_same_submission_finds_the_run_there_is(runs, cluster):
     assert len(cluster.names(JOB)) == 1
 
 
+def test_a_materialization_that_succeeded_is_run_anew_and_one_under_way_is_not(runs, cluster):
+    first = runs.submit(submission(pipeline="materialization"))
+    assert runs.submit(submission(pipeline="materialization")).id == first.id
+    end(cluster, first.id, "Complete")
+    assert runs.submit(submission(pipeline="materialization")).id != first.id
+
+
 def test_a_failed_run_is_run_anew_and_stays_in_the_history(runs, cluster):
     first = runs.submit(submission())
     end(cluster, first.id, "Failed")
