@@ -29,8 +29,9 @@ INDEX, BLOBS = "index.json", "blobs"
 # In a folder here: that a mirror made it.
 MARK = ".mirrored"
 SIDE_BY_SIDE = 8
-# How long a store that does not answer is asked again.
-PATIENCE = timedelta(seconds=30)
+# How long a store that does not answer is asked again: one that restarts is back by then. The pauses grow to 15 s.
+PATIENCE = timedelta(minutes=2)
+ATTEMPTS = 20
 # Writers that meet at one index take turns; more than this many in a row is no accident.
 TURNS = 30
 
@@ -78,7 +79,7 @@ class ObjectStore:
         from obstore.store import from_url
 
         with translated(f"opening {url}"):
-            return cls(from_url(url, retry_config={"max_retries": 5, "retry_timeout": PATIENCE}), url)
+            return cls(from_url(url, retry_config={"max_retries": ATTEMPTS, "retry_timeout": PATIENCE}), url)
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """An object and its entity tag; None if there is none.

@@ -9,6 +9,7 @@ paths in it are below ROOT, and their places in the store are below FOLDER by th
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from evergrow.environment import Environment
+from evergrow.errors import EvergrowError
 from evergrow.integrations.object_store import ObjectStore
 
 ROOT = Path("/home/evergrow/state/run")
 """Where artifacts are in every pod."""
 OUTPUT = "executor_output.json"
+TEMPORARY = os.EX_TEMPFAIL
+"""Exit code where the step did nothing wrong: its artifacts could not be fetched or kept, and may be in a moment."""
 
 
 def executor_input(command: Sequence[str]) -> Mapping[str, Any]:
@@ -43,8 +47,16 @@ def inputs(told: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the step; returns its exit code, having kept its outputs if that is 0."""
+    """Run the step; returns its exit code, having kept its outputs if that is 0; TEMPORARY if trying again may help."""
     folder, _, *command = arguments
+    try:
+        return _carry_out(folder, command)
+    except EvergrowError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        return TEMPORARY if error.retriable else error.exit_code
+
+
+def _carry_out(folder: str, command: Sequence[str]) -> int:
     store = ObjectStore.open(str(Environment.read().store))
     told = executor_input(command)
     for path in inputs(told):

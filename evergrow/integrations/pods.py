@@ -24,7 +24,7 @@ from kfp.local import status, task_dispatcher
 from kfp.local.task_handler_interface import ITaskHandler
 
 from evergrow.environment import Environment
-from evergrow.errors import ClusterError, PipelineError
+from evergrow.errors import ClusterError, PipelineError, StoreError
 from evergrow.integrations.environments import CONFIGURATION
 from evergrow.integrations.kserve import reasons
 from evergrow.integrations.kubeflow import REMOTE
@@ -33,7 +33,7 @@ from evergrow.integrations.labels import ENVIRONMENT, JOB, MANAGED_BY, MODEL, RU
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.integrations.places import place_of
 from evergrow.integrations.pod_logs import events_of
-from evergrow.integrations.pod_step import OUTPUT, ROOT, executor_input, task_folder
+from evergrow.integrations.pod_step import OUTPUT, ROOT, TEMPORARY, executor_input, task_folder
 from evergrow.journal import FOLDER, STDOUT, Event, Journal, failure
 from evergrow.spec.environment import EnvironmentSpec, Step
 
@@ -291,6 +291,8 @@ def ending(step: str, found: Object, events: list[Event]) -> Ended:
         why = " ".join(filter(None, (reason, str(told.get("message", ""))))) or "its process was killed"
         return Ended(False, ClusterError(f"step {step}: its pod was lost: {why}"), lost=True)
     message = _last_error(str(ended.get("message", "")))
+    if ended.get("exitCode") == TEMPORARY:
+        return Ended(False, StoreError(f"step {step}: {message}"), lost=True)
     return Ended(False, PipelineError(f"step {step}: exit code {ended.get('exitCode')}: {message}"))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from components.score.step import read_predictions
 from evergrow.data.lake import Lake
+from evergrow.environment import Environment
 from evergrow.integrations.kubernetes import INFERENCE_SERVICE, JOB, POD, Kind
 from evergrow.integrations.object_store import fetch
 from evergrow.integrations.pods_submit import PodRuns
@@ -69,10 +71,14 @@ def test_pods_and_processes_judge_alike(pods, processes):
 
 
 def test_pods_and_processes_ingest_the_same_lake(dev: Dev, here: Here, tmp_path):
-    mirrored = here.environment.model_copy(update={"home": tmp_path, "store": str(dev.place.data.store)})
+    """Both up to 2013-10-01 and then, as the installation does, up to now."""
+    shutil.copytree(here.environment.home, tmp_path / "copy", symlinks=True)
+    copy = Environment.read({"EVERGROW_HOME": str(tmp_path / "copy")})
+    Here(copy).evergrow("run", "materialization", "-f", str(MODEL))
+    mirrored = copy.model_copy(update={"home": tmp_path / "there", "store": str(dev.place.data.store)})
     dev.store()  # its credentials
     fetch(mirrored, f"data/{NAME}")
-    assert Lake(mirrored.data(NAME)).raw_digest() == Lake(here.environment.data(NAME)).raw_digest()
+    assert Lake(mirrored.data(NAME)).raw_digest() == Lake(copy.data(NAME)).raw_digest()
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -82,6 +88,8 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def materialized(dev: Dev) -> None:
+    """When what is online is that of then. The installation brought it to now: without its record it may go back."""
+    dev.store().delete("features/materialized/index.json")
     evergrow("submit", "materialization", "-f", str(MODEL), "--env", "dev", "--as-of", AS_OF, "--wait")
 
 

@@ -29,12 +29,12 @@ def settled(dev: Dev, before: set[str]) -> bool:
 
 
 def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev):
-    """When the server's resources change, so that all its pods are replaced, and change back."""
+    """When the ServingRuntime changes, so that KServe replaces all pods, and changes back."""
     with Load(lambda: dev.ask(REQUEST), per_second=50) as load:
         time.sleep(2)
         before = servers(dev)
         command("helm", "-n", DEV, "upgrade", "evergrow", "charts/evergrow", "--reuse-values",
-                "--set", "execution.serving.resources.memoryLimit=1100Mi")  # fmt: skip
+                "--set", "code.images.pullPolicy=Never")  # fmt: skip
         eventually(lambda: settled(dev, before), 180)
         between = servers(dev)
         command("helm", "-n", DEV, "rollback", "evergrow")

@@ -7,7 +7,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from evergrow.errors import ClusterError, DataError, PipelineError, RegistryError
-from evergrow.integrations import pods
+from evergrow.integrations import pod_step, pods
 from evergrow.integrations.kubernetes import POD
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.integrations.pod_step import ROOT
@@ -136,6 +136,7 @@ def test_pods_of_one_step_side_by_side_are_told_apart(run):
         vanishes,
         lambda: fails(code=137, reason="Evicted", message="The node was low on resource: memory."),
         lambda: fails(code=143),
+        lambda: fails("StoreError: writing s3://x: the store does not answer", code=pod_step.TEMPORARY),
         lambda: fails(failed("RegistryError", "MLflow: the server does not answer", retriable=True)),
         lambda: fails(failed("StoreError", "reading s3://x: connection refused", retriable=True)),
     ],
@@ -160,6 +161,7 @@ def test_the_wait_between_tries_doubles(run, clock):
         (lambda: fails(failed("DataError", "table 'x' is empty")), DataError, "table 'x' is empty"),
         (lambda: fails(failed("RegistryError", "it did not pass")), RegistryError, "it did not pass"),
         (lambda: fails(code=137, container="OOMKilled"), PipelineError, "ran out of memory"),
+        (lambda: fails("StoreError: no such bucket", code=8), PipelineError, "exit code 8: StoreError: no such bucket"),
         (lambda: fails(reason="DeadlineExceeded", code=137), PipelineError, "longer than its timeout"),
         (
             lambda: fails("Traceback ...\nModuleNotFoundError: No module named 'x'"),
