@@ -18,12 +18,17 @@ class EvergrowError(Exception):
         """Whether the same may go well a moment later, because a service that did not answer is back by then."""
 
 
+def as_text(text: str, hint: str, kind: str = "error") -> str:
+    """An error as everything of ours tells it, for people to read and for `evergrow status` to find in a log."""
+    return "\n".join((f"{kind}: {text}", *(f"  hint: {line}" for line in hint.splitlines())))
+
+
 def exit_code_of(program: Callable[[], None]) -> int:
     """Run a program to its end; an error of ours is told on standard error, with what to do, and is its exit code."""
     try:
         program()
     except EvergrowError as error:
-        print(f"error: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        print(as_text(str(error), error.hint), file=sys.stderr)
         return error.exit_code
     return 0
 

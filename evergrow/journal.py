@@ -89,9 +89,14 @@ def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **mor
         Journal(Path(folder)).write(event)
         return
     print(f"{MARK}{event.model_dump_json(exclude_defaults=True)}", flush=True)
-    if what == "failed" and TERMINATION.exists():
-        lines = ("" if event.retriable else FINAL, f"{event.error}: {event.text}", event.hint)
-        TERMINATION.write_text("\n".join(filter(None, lines)), encoding="utf-8")
+    if what == "failed":
+        leave_word(evergrow.errors.as_text(event.text, event.hint, event.error), event.retriable)
+
+
+def leave_word(why: str, retriable: bool) -> None:
+    """Have Kubernetes show why this container ends, if this process is in one; `retriable` as of errors."""
+    if TERMINATION.exists():
+        TERMINATION.write_text(why if retriable else f"{FINAL}\n{why}", encoding="utf-8")
 
 
 def step(main: Callable[P, R]) -> Callable[P, R]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evergrow.cli import cluster, models, pipelines, serving, specs
-from evergrow.errors import EvergrowError
+from evergrow.errors import EvergrowError, as_text
 
 HELP = """Keeps machine-learning models alive in production: trains, gates, serves and scores from one document.
 
@@ -48,7 +48,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EvergrowError as error:
         if _debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        for line in error.hint.splitlines():
-            print(f"  hint: {line}", file=sys.stderr)
+        print(as_text(str(error), error.hint), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -116,10 +116,14 @@ STORAGE = (
         "create the bucket of data.store, or correct it in the environment's values",
     ),
     Rule(
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|Access denied|Unable to locate credentials"
-        r"|authentication failed",
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|Unable to locate credentials|authentication failed",
         "the object store does not accept the credentials",
         CREDENTIALS,
+    ),
+    Rule(
+        r"AccessDenied|Access denied|lacked the necessary privileges",
+        "the object store denies access",
+        f"does the bucket of data.store exist? If so, {CREDENTIALS}",
     ),
     Rule(
         r"Could not connect to the endpoint URL|Failed to connect to \S+ endpoint|EndpointConnectionError",
@@ -284,8 +288,10 @@ def _of_end(pod: Object, container: Object, ended: Object) -> Problem:
     why = _reason(message) or f"exit code {_code(ended)}"
     log = f"kubectl -n {pod['metadata']['namespace']} logs {pod['metadata']['name']} -c {name}"
     what = "it failed" if name == "main" else f"{name} failed"
-    storage = _by(STORAGE, message, _of(pod), {})
-    return replace(storage, why=why) if storage else Problem(_of(pod), what, why, f"its log: {log}")
+    hint = _hint(message)
+    storage = _by(STORAGE, why if hint else message, _of(pod), {})
+    fix = hint or (storage.fix if storage else f"its log: {log}")
+    return Problem(_of(pod), storage.what if storage else what, why, fix)
 
 
 def _ended_by_kubernetes(pod: Object) -> Problem:
@@ -385,6 +391,11 @@ def _limit(pod: Object, container: str) -> str:
 
 def _code(ended: Object) -> str:
     return str(ended.get("exitCode", "unknown"))
+
+
+def _hint(message: str) -> str:
+    """What to do, where a program of ours ended and said it."""
+    return " ".join(re.findall(r"^\s*hint: (.+)", message, re.MULTILINE))[:LONGEST]
 
 
 def _reason(message: str) -> str:

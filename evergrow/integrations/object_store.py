@@ -38,7 +38,7 @@ TURNS = 30
 SILENT = "error sending request"
 _HINTS: Mapping[str, str] = {
     "NoSuchBucket": "the bucket does not exist: make it, or mend `data.store` of the environment",
-    "PermissionDeniedError": "the credentials lack a right on the bucket, or the secret key is wrong",
+    "PermissionDeniedError": "the bucket does not exist, the credentials lack a right, or the secret key is wrong",
     "UnauthenticatedError": "the store does not know the credentials: see the Secret that `data.secrets` names",
     SILENT: "the store does not answer: is `data.endpoint` of the environment right, and is it up?",
 }

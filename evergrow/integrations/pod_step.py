@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from evergrow.environment import Environment
-from evergrow.errors import EvergrowError
+from evergrow.errors import EvergrowError, as_text
 from evergrow.integrations.object_store import ObjectStore
+from evergrow.journal import leave_word
 
 ROOT = Path("/home/evergrow/state/run")
 """Where artifacts are in every pod."""
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _carry_out(folder, command)
     except EvergrowError as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
+        why = as_text(str(error), error.hint, type(error).__name__)
+        print(why, flush=True)
+        leave_word(why, error.retriable)
         return TEMPORARY if error.retriable else error.exit_code
 
 

@@ -99,6 +99,7 @@ def test_redis_mlflow_s3_and_the_api_servers_connection_die_at_each_step_and_the
     dev: Dev, wire, tmp_path: Path
 ):
     """When the pods of Redis, MLflow and S3 are killed, and the API server's connection is cut, as each step begins."""
+    assert served(dev, DEMAND) == [], "a champion would be one to beat: this test wants a fresh installation"
     cut, kubeconfig = wire
     home = tmp_path / "driver"
     place = dev.place.model_dump(mode="json", by_alias=True)

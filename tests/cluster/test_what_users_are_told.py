@@ -1,12 +1,13 @@
 """What is wrong with an environment is said by `evergrow status`, with what to do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.conftest import MODEL, PLATFORM, Dev, command, eventually, evergrow
+from tests.cluster.conftest import DEV, MODEL, PLATFORM, Dev, command, eventually, evergrow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -14,13 +15,27 @@ BROKEN = "evergrow-broken"
 
 
 @pytest.fixture
-def broken(dev: Dev, tmp_path) -> Iterator:
-    """Given an environment of which something is wrong: a function that installs it so, and submits a run."""
-    labels = "pod-security.kubernetes.io/enforce=restricted"
+def namespace() -> Iterator[None]:
+    """Given a second namespace that the platform serves."""
     command("kubectl", "create", "namespace", BROKEN)
-    command("kubectl", "label", "namespace", BROKEN, labels)
+    command("kubectl", "label", "namespace", BROKEN, "pod-security.kubernetes.io/enforce=restricted")
+    consumers(DEV, BROKEN)
+    yield
+    consumers(DEV)
+    command("kubectl", "delete", "namespace", BROKEN, "--wait=true")
 
-    def install(secret: dict[str, str] | None, **changed: str) -> str:
+
+def consumers(*namespaces: str) -> None:
+    """Say whom the platform serves: who reaches its stores, and has the Secret of their credentials."""
+    changed = f"consumers={{{','.join(namespaces)}}}"
+    command("helm", "upgrade", PLATFORM, "charts/evergrow-platform", "-n", PLATFORM, "--reuse-values", "--set", changed)
+
+
+@pytest.fixture
+def broken(dev: Dev, namespace: None, tmp_path: Path) -> Callable[..., None]:
+    """Given an environment of which something is wrong: a function that installs it so, and submits a run."""
+
+    def install(secret: dict[str, str] | None, **changed: str) -> None:
         values = dev.place.model_dump(mode="json", by_alias=True)
         values["name"] = "broken"
         values["execution"]["namespace"] = BROKEN
@@ -28,16 +43,14 @@ def broken(dev: Dev, tmp_path) -> Iterator:
         values["data"] |= {k: v for k, v in changed.items() if k == "store"}
         (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
         command("helm", "install", "evergrow", "charts/evergrow", "-n", BROKEN, "-f", str(tmp_path / "values.yaml"))
-        if secret is not None:
-            literals = [f"--from-literal={k}={v}" for k, v in {**dev.secret("evergrow-credentials"), **secret}.items()]
-            command("kubectl", "-n", BROKEN, "create", "secret", "generic", "evergrow-credentials", *literals)
-        told = evergrow(
-            "submit", "training", "-f", str(MODEL), "--env", "broken", "--as-of", "2013-10-01", "-o", "json"
-        )
-        return str(json.loads(told)["id"])
+        if secret is None:
+            command("kubectl", "-n", BROKEN, "delete", "secret", "evergrow-credentials")
+        else:
+            patch = json.dumps({"stringData": secret})
+            command("kubectl", "-n", BROKEN, "patch", "secret", "evergrow-credentials", "-p", patch)
+        evergrow("submit", "training", "-f", str(MODEL), "--env", "broken", "--as-of", "2013-10-01")
 
-    yield install
-    command("kubectl", "delete", "namespace", BROKEN, "--wait=true")
+    return install
 
 
 def problems(text: str) -> str | None:
@@ -55,13 +68,15 @@ def test_a_missing_secret_is_named(broken):
 def test_a_wrong_secret_is_told_as_what_the_store_said(broken):
     broken(secret={"AWS_SECRET_ACCESS_KEY": "wrong"})
     told = " ".join(eventually(lambda: problems("StoreError"), 120).split())
-    assert "lack a right on the bucket, or the secret key is wrong" in told
+    assert "the object store denies access" in told
+    assert "the credentials lack a right, or the secret key is wrong" in told
 
 
 def test_a_missing_bucket_is_named(broken):
     broken(secret={}, store="s3://no-such-bucket/state")
     told = " ".join(eventually(lambda: problems("StoreError"), 120).split())
     assert "s3://no-such-bucket/state" in told
+    assert "fix: the bucket does not exist" in told
 
 
 def test_an_image_that_cannot_be_pulled_is_named(broken):

@@ -28,7 +28,7 @@ def left(monkeypatch, tmp_path):
 
 def test_an_error_that_may_pass_is_left_as_it_is(left):
     error = EvergrowError("the store does not answer", hint="does it run?", retriable=True)
-    assert left(error) == "EvergrowError: the store does not answer\ndoes it run?"
+    assert left(error) == "EvergrowError: the store does not answer\n  hint: does it run?"
 
 
 @pytest.mark.parametrize("error", [EvergrowError("no rows"), KeyError("a mistake of ours")])

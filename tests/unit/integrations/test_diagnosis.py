@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from evergrow.errors import as_text
 from evergrow.integrations.diagnosis import Problem, of_event, of_pod, of_service, problems
+from evergrow.journal import FINAL
 from tests.unit.integrations.fake_kubernetes import OBJECTS
 
 PODS, EVENTS, SERVICES = OBJECTS["pods"], OBJECTS["events"], OBJECTS["services"]
@@ -117,11 +119,16 @@ def test_a_container_that_came_back_is_no_problem_any_more():
 def test_a_steps_own_word_is_why_it_failed():
     pod = copy.deepcopy(PODS["out-of-memory"])
     ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-    ended |= {"reason": "Error", "exitCode": 1, "message": "DataError: rows: must be at least 1, found 0\nlook at it"}
+    said = as_text(
+        "rows: must be at least 1, found 0", "look at it\nif the bucket does not exist, make it", "DataError"
+    )
+    ended |= {"reason": "Error", "exitCode": 1, "message": f"{FINAL}\n{said}"}
     problem = only(of_pod(pod))
     assert (problem.what, problem.why) == ("it failed", "DataError: rows: must be at least 1, found 0")
+    assert problem.fix == "look at it if the bucket does not exist, make it"
     ended["message"] = "Traceback (most recent call last):\nValueError: first\n  in line 3\nKeyError: 'late'\nbye"
     assert only(of_pod(pod)).why == "KeyError: 'late'"
+    assert "kubectl -n" in only(of_pod(pod)).fix
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

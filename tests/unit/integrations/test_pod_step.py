@@ -49,8 +49,8 @@ def test_a_store_that_cannot_keep_the_outputs_is_told_with_whether_it_may_in_a_m
     pod, monkeypatch, capsys, retriable, code
 ):
     def fail(*_, **__):
-        raise StoreError("writing s3://x", retriable=retriable)
+        raise StoreError("writing s3://x", hint="mend it", retriable=retriable)
 
     monkeypatch.setattr(ObjectStore, "upload", fail)
     assert pod(WRITE, "one") == code
-    assert "StoreError: writing s3://x" in capsys.readouterr().out
+    assert "StoreError: writing s3://x\n  hint: mend it" in capsys.readouterr().out
