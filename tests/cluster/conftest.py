@@ -11,18 +11,19 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.on_cluster_load import Report, under_load
 from evergrow.environment import Environment
+from evergrow.integrations.kserve import host
 from evergrow.integrations.kubernetes import CONFIG_MAP, Kind, Kubernetes
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.spec.environment import EnvironmentSpec
@@ -113,10 +114,17 @@ class Dev:
         assert found is not None
         return f"http://{found['status']['addresses'][0]['value']}"
 
-    def ask(self, rows: list[dict[str, Any]], model: str = NAME, host: str | None = None) -> Any:
+    def host(self, model: str) -> str:
+        """The name that a model's callers use."""
+        return host(self.place, model)
+
+    def under_load(self, model: str, body: bytes, per_second: float) -> AbstractContextManager[Report]:
+        """Requests to a model through the Gateway while the block runs; its report is filled in at the end."""
+        return under_load(f"{self.gateway}/v1/models/{model}:predict", self.host(model), body, per_second)
+
+    def ask(self, rows: list[dict[str, Any]], model: str = NAME, to: str | None = None) -> Any:
         """A prediction through the Gateway."""
-        host = host or f"{model}.{DEV}.{self.place.execution.serving.gateway.domain}"
-        return post(f"{self.gateway}/v1/models/{model}:predict", {"instances": rows}, host)
+        return post(f"{self.gateway}/v1/models/{model}:predict", {"instances": rows}, to or self.host(model))
 
 
 def post(url: str, body: Any, host: str | None = None) -> Any:
@@ -125,39 +133,6 @@ def post(url: str, body: Any, host: str | None = None) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.loads(answer.read())
-
-
-@dataclass
-class Load:
-    """Requests at a steady rate, each counted."""
-
-    send: Callable[[], Any]
-    per_second: float
-    failures: list[str] = field(default_factory=list)
-    answered: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Load:
-        self._threads = [threading.Thread(target=self._go, args=(n,)) for n in range(4)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _go(self, number: int) -> None:
-        due = time.monotonic() + number / self.per_second
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            due += 4 / self.per_second
-            try:
-                self.send()
-                self.answered += 1
-            except (OSError, ValueError) as error:
-                said = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
-                self.failures.append(f"{error} {said}")
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def test_a_prediction_through_the_gateway_is_the_one_made_here_bit_for_bit(dev: 
 
 def answer(dev: Dev, rows: list[dict], host: str):
     try:
-        return dev.ask(rows, host=host)
+        return dev.ask(rows, to=host)
     except OSError:  # a route takes a second or two to be everywhere
         return None
 

@@ -1,16 +1,15 @@
 """Charts are upgraded and rolled back while requests come in, and none fails; nor is data lost."""
 
-import json
 import time
 
 import pytest
 
 from evergrow.integrations.kubernetes import POD
-from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, Load, command, eventually
+from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, command, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-REQUEST = json.loads((ROOT / "manifests/serving/arrival-delay/request.json").read_text())["instances"]
+REQUEST = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
 
 
 def servers(dev: Dev) -> set[str]:
@@ -30,7 +29,7 @@ def settled(dev: Dev, before: set[str]) -> bool:
 
 def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev):
     """When the ServingRuntime changes, so that KServe replaces all pods, and changes back."""
-    with Load(lambda: dev.ask(REQUEST), per_second=50) as load:
+    with dev.under_load(NAME, REQUEST, per_second=50) as load:
         time.sleep(2)
         before = servers(dev)
         command("helm", "-n", DEV, "upgrade", "evergrow", "charts/evergrow", "--reuse-values",
@@ -41,28 +40,19 @@ def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev
         eventually(lambda: settled(dev, between), 180)
         time.sleep(2)
     assert load.failures == []
-    assert load.answered > 500
+    assert load.kept_up
 
 
 def test_an_upgrade_of_the_platform_and_its_rollback_lose_nothing_and_fail_no_request(dev: Dev):
     """When pods of all stores are replaced: their values outlive them, and the server answers from what it can."""
     versions, objects = dev.versions(NAME), dev.store().names("data")
-    with Load(lambda: dev.ask(REQUEST), per_second=20) as load:
+    with dev.under_load(NAME, REQUEST, per_second=20) as load:
         for step in (["upgrade", "evergrow-platform", "charts/evergrow-platform", "--reuse-values",
                       "--set", "mlflow.resources.limits.memory=2100Mi",
                       "--set", "objectStore.bundled.resources.limits.memory=1100Mi"],
                      ["rollback", "evergrow-platform"]):  # fmt: skip
             command("helm", "-n", PLATFORM, *step, "--wait", "--timeout=300s")
     assert load.failures == []
+    assert load.kept_up
     assert dev.versions(NAME) == versions
     assert dev.store().names("data") == objects
-
-
-def test_load_that_fails_is_noticed():
-    def fail():
-        raise OSError("refused")
-
-    with Load(fail, per_second=100) as load:
-        time.sleep(0.2)
-    assert load.failures
-    assert load.answered == 0

@@ -1,13 +1,16 @@
 """What is wrong with an environment is said by `evergrow status`, with what to do."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.conftest import DEV, MODEL, PLATFORM, Dev, command, eventually, evergrow
+from evergrow.integrations.kubernetes import INFERENCE_SERVICE
+from evergrow.integrations.labels import VERSION
+from tests.cluster.conftest import DEV, MODEL, NAME, PLATFORM, Dev, command, eventually, evergrow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -53,9 +56,9 @@ def broken(dev: Dev, namespace: None, tmp_path: Path) -> Callable[..., None]:
     return install
 
 
-def problems(text: str) -> str | None:
+def problems(text: str, env: str = "broken") -> str | None:
     """What `evergrow status` says, once it says this."""
-    told = evergrow("status", "--env", "broken", check=False)
+    told = evergrow("status", "--env", env, check=False)
     return told if text in " ".join(told.split()) else None
 
 
@@ -84,3 +87,27 @@ def test_an_image_that_cannot_be_pulled_is_named(broken):
     told = eventually(lambda: problems("evergrow/steps-python:no-such-tag"), 90)
     assert "fix:" in told
     assert PLATFORM not in told
+
+
+@pytest.fixture
+def refused(dev: Dev, tmp_path: Path) -> Iterator[None]:
+    """Given a version that was made with another release of onnxruntime than the server's image has."""
+    store, folder = dev.store(), f"serving/{NAME}/versions"
+    version = store.download(f"{folder}/1", tmp_path / "version")
+    bundle = version / "bundle/bundle.json"
+    text = bundle.read_text(encoding="utf-8")
+    bundle.write_text(re.sub(r"onnxruntime==[0-9.]+", "onnxruntime==0.0.1", text), encoding="utf-8")
+    store.upload(version, f"{folder}/refused")
+    service = dev.kubernetes.get(INFERENCE_SERVICE, f"{NAME}-v1")
+    labels = {**service["metadata"]["labels"], VERSION: "99"}
+    service["spec"]["predictor"]["model"]["storageUri"] = f"{dev.place.data.store}/{folder}/refused"
+    metadata = {"name": f"{NAME}-v99", "labels": labels}
+    dev.kubernetes.apply(INFERENCE_SERVICE, {"metadata": metadata, "spec": service["spec"]})
+    yield
+    command("kubectl", "-n", DEV, "delete", "isvc", f"{NAME}-v99")
+
+
+def test_a_version_made_with_other_libraries_is_refused_before_it_serves_and_it_is_said_which(refused):
+    told = " ".join(eventually(lambda: problems("onnxruntime 0.0.1 is required", "dev"), 120).split())
+    assert f"{NAME} version 99" in told
+    assert "fix: serve it with an image of its own requirements" in told
