@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,9 +29,10 @@ INDEX, BLOBS = "index.json", "blobs"
 # In a folder here: that a mirror made it.
 MARK = ".mirrored"
 SIDE_BY_SIDE = 8
-# How long a store that does not answer is asked again: one that restarts is back by then. The pauses grow to 15 s.
+# How long a store that does not answer is asked again: one that restarts is back by then. The pauses grow by chance, so
+# it is time that ends them, not their number.
 PATIENCE = timedelta(minutes=2)
-ATTEMPTS = 20
+ATTEMPTS = 10_000
 # Writers that meet at one index take turns; more than this many in a row is no accident.
 TURNS = 30
 
@@ -129,9 +130,13 @@ class ObjectStore:
 
     def names(self, folder: str) -> list[str]:
         """Names of all objects below a folder, relative to it, sorted."""
+        return sorted(self.written(folder))
+
+    def written(self, folder: str) -> dict[str, datetime]:
+        """When each object below a folder was written, by the store's clock; names are relative to the folder."""
         with translated(f"listing {self.url}/{folder}"):
-            found = [m["path"] for page in obstore.list(self.store, f"{folder}/") for m in page]
-        return sorted(name.removeprefix(f"{folder}/") for name in found)
+            found = [m for page in obstore.list(self.store, f"{folder}/") for m in page]
+        return {m["path"].removeprefix(f"{folder}/"): m["last_modified"] for m in found}
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is removed already."""

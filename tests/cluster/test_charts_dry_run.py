@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.charts.rendering import Object, Variant, rendered, variants
+from tests.cluster.conftest import Dev
 
 pytestmark = pytest.mark.cluster
 
@@ -20,8 +21,8 @@ def kubectl(*arguments: str, text: str | None = None) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def namespace() -> Iterator[str]:
-    """A namespace of its own, in which the API server says which pods are not restricted."""
+def namespace(dev: Dev) -> Iterator[str]:
+    """A namespace of its own, in which the API server says which pods are not restricted; our kinds are known to it."""
     name = f"charts-{uuid.uuid4().hex[:8]}"
     made = kubectl("create", "namespace", name)
     assert made.returncode == 0, made.stderr

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.charts.rendering import CHARTS, helm
+from tests.cluster.conftest import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -64,6 +65,13 @@ class Platform:
         s3 = self.run("seaweedfs", *shell, text="fs.cat /buckets/mlflow/word\n").strip().removeprefix("> ")
         return [redis.strip(), postgres.strip(), s3]
 
+    def has_all(self) -> bool:
+        """Whether every store has the word. A store that is ready may still be looking for what it has."""
+        try:
+            return self.read() == ["kept"] * 3
+        except AssertionError:
+            return False
+
     def kept(self) -> dict[str, dict[str, str]]:
         """Data of what the chart made and Helm left: Secrets and volumes, by name."""
         found = kubectl(
@@ -97,10 +105,10 @@ def test_data_and_passwords_outlive_the_platform_until_told_otherwise(platform: 
     # When it is installed again, it has the same passwords and the data
     platform.install()
     assert all(platform.kept()[store] == before[store] for store in STORES)
-    assert platform.read() == ["kept"] * 3
+    assert eventually(platform.has_all)
 
     # When it is told to keep nothing, nothing is left
     platform.install(keepData="false")
-    assert platform.read() == ["kept"] * 3
+    assert eventually(platform.has_all)
     platform.uninstall()
     assert platform.kept() == {}
