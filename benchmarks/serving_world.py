@@ -201,10 +201,12 @@ def write_bundle(path: Path, seed: int = 0) -> None:
     bundle.write(path, info, files, golden)
 
 
-def serving_directory(folder: Path, plan: dict, *, on_missing: str = "flag", max_batch: int = 50) -> Path:
+def serving_directory(
+    folder: Path, plan: dict, *, on_missing: str = "flag", max_batch: int = 50, log: dict | None = None
+) -> Path:
     """What a deployment writes: bundle, plan and options of "delays" version 3."""
     write_bundle(folder / "bundle")
-    options = {"onMissing": on_missing, "maxBatch": max_batch}
+    options = {"onMissing": on_missing, "maxBatch": max_batch, "log": log or {}}
     about = {"model": "delays", "version": 3, "feature_service": "flights_v1", "serving": options}
     (folder / "features.json").write_text(json.dumps(plan))
     (folder / "serving.json").write_text(json.dumps(about))

@@ -57,6 +57,10 @@ class Environment(BaseModel):
         """Batch predictions of one model."""
         return self.home / "predictions" / model
 
+    def recorded(self, model: str) -> Path:
+        """What a server on this machine recorded of its answers and was not shipped yet."""
+        return self.home / "recorded" / model
+
     @property
     def feature_store_yaml(self) -> Path:
         """Feast's configuration for this place."""

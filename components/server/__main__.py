@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evergrow.contracts import instant
 from evergrow.errors import exit_code_of
+from evergrow.prediction_log.records import HASH_KEY
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, choices=[1], default=1, help="one process; scale by replicas")
     p.add_argument("--now", type=_instant, help="take this instant for the present (it goes on ticking)")
     p.add_argument("--drain-seconds", type=float, default=5.0, help="go on answering this long after SIGTERM")
+    p.add_argument("--log-dir", type=Path, help="record answered predictions here, to be shipped (default: nowhere)")
     return p
 
 
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         now=options.now,
         drain_seconds=options.drain_seconds,
         store_url=os.environ.get("EVERGROW_ONLINE_STORE"),
+        log_dir=options.log_dir,
+        hash_key=os.environ.get(HASH_KEY, "").encode() or None,
     )
     return exit_code_of(lambda: serve(chosen))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from evergrow.prediction_log.segments import Counts as LogCounts
 
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -33,3 +36,23 @@ def count_flags(flags: Iterable[tuple[str, ...]]) -> None:
     kinds = Counts(flag.partition(":")[0] for row in flags for flag in row)
     for kind, rows in kinds.items():
         _flags.labels(kind).inc(rows)
+
+
+class _Log:
+    """The prediction log's own counts, read when Prometheus asks: counting twice would cost each request."""
+
+    def __init__(self, counts: LogCounts) -> None:
+        self.counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """What there is now."""
+        counts = self.counts
+        yield CounterMetricFamily("evergrow_predictions_recorded", "Predictions kept in the log.", counts.recorded)
+        yield CounterMetricFamily("evergrow_predictions_dropped", "Answered and not kept in the log.", counts.dropped)
+        yield GaugeMetricFamily("evergrow_prediction_log_bytes", "Waiting here to be shipped.", counts.bytes)
+        yield GaugeMetricFamily("evergrow_prediction_log_up", "Whether the last was kept.", counts.failure is None)
+
+
+def watch_log(counts: LogCounts) -> None:
+    """Show the log's counts."""
+    REGISTRY.register(_Log(counts))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from grpc import StatusCode  # type: ignore[import-untyped]
@@ -17,6 +16,7 @@ from kserve.model import InferenceVerb, Model
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 
 from components.server import metrics
+from components.server.recording import Asked, Recorder
 from components.server.refusal import Refusal
 from components.server.request import Row, Schema, Tensor, json_tensors
 from components.server.serving_directory import ServingDirectory
@@ -49,13 +49,20 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
     It is ready while its online store answers and the server is not draining; see `healthy`.
     """
 
-    def __init__(self, served: ServingDirectory, reader: OnlineReader, offset: timedelta = timedelta()) -> None:
+    def __init__(
+        self,
+        served: ServingDirectory,
+        reader: OnlineReader,
+        offset: timedelta = timedelta(),
+        recorder: Recorder | None = None,
+    ) -> None:
         super().__init__(served.model)
         self.version = served.version
         self.bundle = served.bundle
         self.schema = Schema(served.fields, served.max_batch)
         self.reject_missing = served.on_missing == "reject"
         self.reader = reader
+        self.recorder = recorder
         self.draining = False
         self.store_failure: str | None = "the online store was not asked yet"
         self._offset = offset
@@ -96,30 +103,35 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         """The present, or the replayed one."""
         return datetime.now(UTC) + self._offset
 
-    async def predict_rows(self, rows: Sequence[Row]) -> Predicted:
-        """Scores and flags, in the rows' order.
+    async def predict_rows(self, rows: Sequence[Row], asked: Asked) -> Predicted:
+        """Scores and flags, in the rows' order, recorded.
 
         Raises:
             Refusal: the store is away (503); a row lacks something and that is to be refused (422); an on-demand
-                function cannot use a row (400).
+                function cannot use a row (400); what is answered cannot be recorded, and must be (503).
         """
-        started = time.perf_counter()
-        found = await self._features(rows)
+        started, now = time.perf_counter(), self.now()
+        found = await self._features(rows, now)
         looked_up = time.perf_counter()
-        scores = self.bundle.predict(self._vector(found)).tolist()
+        scores: list[float] = self.bundle.predict(self._vector(found)).tolist()
         ended = time.perf_counter()
         flags = [row.flags for row in found]
         self._observe(flags, looked_up - started, ended - looked_up)
+        if self.recorder is not None:
+            await self.recorder.keep(asked, now, found, scores)
         return Predicted(scores, flags)
 
-    async def explain_rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    async def explain_rows(self, rows: Sequence[Row], asked: Asked) -> list[dict[str, Any]]:
         """Per row its score, the base score, and how much each feature moved it from there to here."""
         if len(rows) > MAX_EXPLAINED:
             raise Refusal(413, f"instances: at most {MAX_EXPLAINED} rows are explained at once, found {len(rows)}")
-        found = await self._features(rows)
+        now = self.now()
+        found = await self._features(rows, now)
         X = self._vector(found)
-        scores = self.bundle.predict(X).tolist()
+        scores: list[float] = self.bundle.predict(X).tolist()
         shares = await asyncio.to_thread(self.bundle.explain, X)
+        if self.recorder is not None:
+            await self.recorder.keep(asked, now, found, scores)
         names = [feature.name for feature in self.bundle.info.features]
         return [
             {
@@ -131,9 +143,9 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
             for score, share, row in zip(scores, shares.tolist(), found, strict=True)
         ]
 
-    async def _features(self, rows: Sequence[Row]) -> list[FeatureRow]:
+    async def _features(self, rows: Sequence[Row], now: datetime) -> list[FeatureRow]:
         try:
-            found = await self.reader.read_async(rows, self.now())
+            found = await self.reader.read_async(rows, now)
         except StoreUnavailable as error:
             self.note_store(str(error))
             raise Refusal(503, f"{error}; try again", "store") from error
@@ -161,35 +173,38 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
 
     # -- the protocols --
 
-    async def answer_v1(self, body: Any, request_id: str) -> dict[str, Any]:
+    async def answer_v1(self, body: Any, asked: Asked) -> dict[str, Any]:
         """A V1 prediction: parallel lists of predictions and flags."""
-        predicted = await self.predict_rows(self.schema.v1(body))
+        predicted = await self.predict_rows(self.schema.v1(body), asked)
         return {
             "predictions": predicted.scores,
             "flags": predicted.flags,
             "model_name": self.name,
             "model_version": self.version,
-            "id": request_id or uuid4().hex,
+            "id": asked.request_id,
         }
 
-    async def answer_explain(self, body: Any, request_id: str) -> dict[str, Any]:
+    async def answer_explain(self, body: Any, asked: Asked) -> dict[str, Any]:
         """A V1 explanation."""
-        explanations = await self.explain_rows(self.schema.v1(body))
+        explanations = await self.explain_rows(self.schema.v1(body), asked)
         return {
             "explanations": explanations,
             "model_name": self.name,
             "model_version": self.version,
-            "id": request_id or uuid4().hex,
+            "id": asked.request_id,
         }
 
-    async def answer_v2(self, body: Any, request_id: str) -> dict[str, Any]:
+    async def answer_v2(self, body: Any, asked: Asked) -> dict[str, Any]:
         """A V2 prediction: tensors `score` (FP64) and `flags` (BYTES, joined by commas)."""
-        predicted = await self.predict_rows(self.schema.v2(json_tensors(body)))
-        asked = body.get("id")
+        rows = self.schema.v2(json_tensors(body))
+        named = body.get("id")
+        if isinstance(named, str) and named:
+            asked = asked._replace(request_id=named)
+        predicted = await self.predict_rows(rows, asked)
         return {
             "model_name": self.name,
             "model_version": self.version,
-            "id": asked if isinstance(asked, str) and asked else request_id or uuid4().hex,
+            "id": asked.request_id,
             "outputs": [
                 _tensor("score", "FP64", predicted.scores),
                 _tensor("flags", "BYTES", [",".join(flags) for flags in predicted.flags]),
@@ -200,19 +215,21 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self, body: Any, headers: dict[str, str] | None = None, verb: InferenceVerb = InferenceVerb.PREDICT
     ) -> Any:
         """KServe's own way in, which gRPC takes: an InferRequest (V2), or a dict (V1)."""
-        request_id = (headers or {}).get("x-request-id", "")
+        asked = Asked.by("grpc", headers or {})
         if not isinstance(body, InferRequest):
             answer = self.answer_explain if verb is InferenceVerb.EXPLAIN else self.answer_v1
-            return await answer(body, request_id), {}
+            return await answer(body, asked), {}
+        if body.id:
+            asked = asked._replace(request_id=body.id)
         try:
             rows = self.schema.v2([_from_infer_input(tensor) for tensor in body.inputs])
-            predicted = await self.predict_rows(rows)
+            predicted = await self.predict_rows(rows, asked)
         except Refusal as refusal:
             metrics.count_request("grpc", refusal.status)
             status = _GRPC_STATUS.get(refusal.status, StatusCode.INVALID_ARGUMENT)
             raise GrpcException(status_code=status, details=refusal.message) from refusal
         metrics.count_request("grpc", 200)
-        return self._infer_response(predicted, body.id or request_id or uuid4().hex), {}
+        return self._infer_response(predicted, asked.request_id), {}
 
     def _infer_response(self, predicted: Predicted, request_id: str) -> InferResponse:
         score = InferOutput("score", [len(predicted.scores)], "FP64")

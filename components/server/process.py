@@ -19,6 +19,7 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from components.server.model import PredictionModel
+from components.server.recording import Recorder
 from components.server.routes import Routes
 from components.server.serving_directory import ServingDirectory
 from evergrow.integrations.feast_online import OnlineReader
@@ -39,6 +40,8 @@ class Options:
         drain_seconds: how long to go on answering after SIGTERM, while load balancers learn that we are not ready.
         grace_seconds: how long to wait for answers under way after that.
         store_url: the online store, instead of the plan's.
+        log_dir: where answered predictions are recorded, to be shipped from there; None for nowhere.
+        hash_key: secret for columns that are hashed.
     """
 
     model_dir: Path
@@ -49,6 +52,8 @@ class Options:
     drain_seconds: float = 5.0
     grace_seconds: int = 25
     store_url: str | None = None
+    log_dir: Path | None = None
+    hash_key: bytes | None = None
 
 
 def serve(options: Options) -> None:
@@ -60,11 +65,16 @@ def serve(options: Options) -> None:
     configure_logging()
     served = ServingDirectory.load(options.model_dir)
     offset = options.now - datetime.now(UTC) if options.now else timedelta()
-    model = PredictionModel(served, OnlineReader.open(served.plan, options.store_url), offset)
+    recorder = Recorder.open(options.log_dir, served, options.hash_key) if options.log_dir else None
+    model = PredictionModel(served, OnlineReader.open(served.plan, options.store_url), offset, recorder)
     server = Server(model, options)
     server.servers.append(watch(model, options.drain_seconds))
     logger.warning("serving %s version %s on port %d", model.name, model.version, options.http_port)
-    server.start([model])
+    try:
+        server.start([model])
+    finally:
+        if recorder is not None:
+            recorder.close()
 
 
 class HonestDataPlane(DataPlane):  # type: ignore[misc]  # KServe has no types

@@ -17,6 +17,7 @@ import orjson
 
 from components.server import metrics
 from components.server.model import PredictionModel
+from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, Asked
 from components.server.refusal import Refusal
 
 Scope = MutableMapping[str, Any]
@@ -24,8 +25,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-Answer = Callable[[Any, str], Awaitable[dict[str, Any]]]
-"""From a parsed body and a request id to what is sent back."""
+Answer = Callable[[Any, Asked], Awaitable[dict[str, Any]]]
+"""From a parsed body, and what else is known of the request, to what is sent back."""
 
 # A body may be this large, or larger where the model takes many rows at once.
 MIN_BODY_LIMIT = 1 << 20
@@ -38,6 +39,7 @@ BODY_SECONDS = 5.0
 _PREDICTION = re.compile(r"/v1/models/([^/]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
+_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY))
 
 logger = logging.getLogger("evergrow.server")
 
@@ -75,8 +77,8 @@ class Routes:
     async def _answer(self, protocol: str, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            body, request_id = await self._request(scope["headers"], receive)
-            status, content = 200, orjson.dumps(await answer(body, request_id))
+            body, said = await self._request(scope["headers"], receive)
+            status, content = 200, orjson.dumps(await answer(body, Asked.by(protocol, said, started)))
             metrics.TOTAL_SECONDS.observe(time.perf_counter() - started)
         except Refusal as refusal:
             status, content = refusal.status, _error(refusal.message)
@@ -99,23 +101,23 @@ class Routes:
 
     # -- the request --
 
-    async def _request(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> tuple[Any, str]:
-        """The parsed body and the caller's request id."""
-        length, kind, request_id = -1, b"application/json", ""
+    async def _request(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> tuple[Any, dict[str, str]]:
+        """The parsed body, and the headers that say more of the request."""
+        length, kind, said = -1, b"application/json", dict[str, str]()
         for name, value in headers:
             if name == b"content-type":
                 kind = value
             elif name == b"content-length" and value.isdigit():
                 length = int(value)
-            elif name == b"x-request-id" and len(value) <= 128:
-                request_id = value.decode("latin-1")
+            elif name in _SAYING and len(value) <= 128:
+                said[name.decode()] = value.decode("latin-1")
             elif name == b"content-encoding" and value != b"identity":
                 raise Refusal(415, f"content-encoding: must be absent, found {value.decode('latin-1')!r}", "type")
         body = await self._body(length, receive)
         if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
             found = kind[:80].decode("latin-1")
             raise Refusal(415, f"content-type: must be application/json, found {found!r}; send JSON", "type")
-        return _parse(body), request_id
+        return _parse(body), said
 
     async def _body(self, length: int, receive: Receive) -> bytes:
         if length > self.body_limit:

@@ -12,6 +12,7 @@ from evergrow.contracts import TrainedModel
 from evergrow.errors import ServingError
 from evergrow.learning import requirements
 from evergrow.learning.bundle import INFO, Bundle
+from evergrow.spec.model import PredictionLogSpec
 
 # What a caller must send for a model input that the feature service does not provide.
 _TYPES = {"numeric": "DOUBLE", "categorical": "STRING"}
@@ -26,6 +27,7 @@ class ServingDirectory:
         version: its version, as the registry counts.
         fields: type per field of a request row: entity keys, request-time values, and inputs of the model that the
             feature service does not provide.
+        log: how answered predictions are recorded.
     """
 
     model: str
@@ -35,6 +37,7 @@ class ServingDirectory:
     bundle: Bundle
     plan: Mapping[str, Any]
     fields: Mapping[str, str]
+    log: PredictionLogSpec
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -58,6 +61,7 @@ class ServingDirectory:
                 bundle=bundle,
                 plan=plan,
                 fields=request_fields(plan, bundle),
+                log=PredictionLogSpec.model_validate(about["serving"].get("log", {})),
             )
         except KeyError as error:
             raise ServingError(f"{path}: serving.json or features.json lacks {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,16 +39,26 @@ def serve(
         str | None, typer.Option(help="Take this instant for the present; it goes on ticking.", show_default=False)
     ] = None,
 ) -> None:
-    """Serve the champion with KServe's model server until interrupted.
+    """Serve the champion with KServe's model server until interrupted, and record what it answers.
+
+    `evergrow predictions` shows what was recorded, a minute later.
 
     Examples:
       evergrow serve arrival-delay
 
       evergrow serve -f models/arrival_delay/model.yaml --port 9000 --as-of 2013-10-01
     """
-    command = server_command(Environment.read(), _name(model, file), host, port, grpc_port, as_of)
+    environment, name = Environment.read(), _name(model, file)
+    command = server_command(environment, name, host, port, grpc_port, as_of)
     sys.stdout.flush()
+    subprocess.Popen(shipper_command(environment, name))  # noqa: S603 - as below
     os.execv(command[0], command)  # noqa: S606 - this Python and a module of ours
+
+
+def shipper_command(environment: Environment, model: str) -> list[str]:
+    """The command that ships what the server records, and ends when the process that started it has."""
+    command = [sys.executable, "-m", "components.shipper", "--log-dir", str(environment.recorded(model))]
+    return [*command, "--until-parent-ends"]
 
 
 def server_command(
@@ -66,6 +77,7 @@ def server_command(
         )
     command = [sys.executable, "-m", "components.server", "--model-dir", str(directory), "--host", host]
     command += ["--http-port", str(port), "--grpc-port", str(grpc_port)]
+    command += ["--log-dir", str(environment.recorded(model))]
     return command + (["--now", as_of] if as_of else [])
 
 

@@ -47,10 +47,13 @@ class FeatureRow:
             "missing:<key>" (the row has no value for it), "missing:<view>" or "missing:<feature>" (the store has none
             for this entity), "stale:<view>" (older than its TTL), "future:<view>" (not known yet at `now`). A value
             stored as null is what the model saw in training too, and is no flag.
+        times: of each view, in the order of the plan, the event time of what the store has, in seconds since 1970; None
+            if it has nothing.
     """
 
     values: dict[str, Any]
     flags: tuple[str, ...]
+    times: tuple[float | None, ...]
 
 
 # -- the plan: with Feast ----------------------------------------------------------------------------------------------
@@ -280,15 +283,17 @@ class OnlineReader:
     ) -> list[FeatureRow]:
         values: list[dict[str, Any]] = []
         flags: list[tuple[str, ...]] = []
+        times: list[tuple[float | None, ...]] = []
         for row, place in zip(rows, places, strict=True):
-            features, flagged = dict(row), list[str]()
+            features, flagged, known = dict(row), list[str](), list[float | None]()
             for group, lookup in zip(self._groups, place, strict=True):
-                flagged += group.read(None if lookup is None else found[lookup], now, features)
+                flagged += group.read(None if lookup is None else found[lookup], now, features, known)
             values.append(features)
             flags.append(tuple(flagged))
+            times.append(tuple(known))
         for view in self._on_demand:
             view.apply(values)
-        return [FeatureRow(v, f) for v, f in zip(values, flags, strict=True)]
+        return [FeatureRow(*row) for row in zip(values, flags, times, strict=True)]
 
 
 def _compiled(name: str, source: str) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
@@ -336,17 +341,22 @@ class _Group:
             ttl = view["ttl_seconds"] or float("inf")
             self._views.append((view["name"], ttl, slot, features))
             slot += 1
+        self._no_times = [None] * len(self._views)
         self._absent = dict.fromkeys([name for *_, features in self._views for name, _ in features])
 
-    def read(self, slots: Slots | None, now: float, features: dict[str, Any]) -> Sequence[str]:
-        """Put the values into `features`; returns the flags."""
+    def read(
+        self, slots: Slots | None, now: float, features: dict[str, Any], times: list[float | None]
+    ) -> Sequence[str]:
+        """Put the values into `features`, and each view's event time into `times`; returns the flags."""
         if slots is None:
             features.update(self._absent)
+            times += self._no_times
             return self._without_key
         flags: list[str] = []
         unknown = True
         for view, ttl, time_slot, places in self._views:
             event_time = slots[time_slot]
+            times.append(event_time)
             if event_time is not None:
                 unknown = False
                 age = now - event_time

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from evergrow.contracts import ModelVersion
 from evergrow.environment import Environment
 from evergrow.errors import ServingError
@@ -26,6 +28,10 @@ LONGEST_NAME = 63
 POLL_SECONDS = 1.0
 # KServe's Service of a predictor.
 PORT = 80
+
+
+LOG_SHARE = 0.9
+"""Of a server's log volume that its records may fill: one is being written while another is shipped."""
 
 
 class KServeServing:
@@ -134,7 +140,12 @@ class KServeServing:
 def inference_service(
     place: EnvironmentSpec, model: ContinualModel, version: ModelVersion, directory: str, url: str
 ) -> dict[str, Any]:
-    """The InferenceService of a version, whose directory of that name is at `url`."""
+    """The InferenceService of a version, whose directory of that name is at `url`.
+
+    Raises:
+        ServingError: KServe could make no host name of it; its log may grow larger than its pod's volume.
+    """
+    _check_log(place, model)
     # KServe copies labels and annotations to the pods: changing one later would restart them all.
     return {
         "metadata": {
@@ -171,6 +182,17 @@ def service_name(place: EnvironmentSpec, model: str, directory: str) -> str:
             hint=f"KServe names a host <model>-v<version>-predictor-<namespace>, of at most {LONGEST_NAME} characters",
         )
     return name
+
+
+def _check_log(place: EnvironmentSpec, model: ContinualModel) -> None:
+    """A volume that is full has its pod evicted, and what was recorded goes with the pod."""
+    limit, volume = model.spec.serving.log.limit_mb, place.execution.serving.log_volume
+    most = float(parse_quantity(volume)) * LOG_SHARE / 1_000_000
+    if limit > most:
+        raise ServingError(
+            f"spec.serving.log.limitMb: must be at most {most:,.0f} in environment {place.name}, found {limit:,g}",
+            hint=f"raise execution.serving.logVolume ({volume}) in the environment's values, or lower the limit",
+        )
 
 
 def _predictor(serving: Serving, url: str) -> dict[str, Any]:

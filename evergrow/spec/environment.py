@@ -191,6 +191,8 @@ class Serving(Part):
     """How many of the newest champions keep their InferenceService, so that a rollback is a change of route."""
     ready_within: Duration = Field(default="5m", validate_default=True, ge=timedelta(seconds=1))
     """A version that is not Ready by then is not deployed."""
+    log_volume: Quantity = "1Gi"
+    """Space in a server's pod for predictions that were answered and not shipped yet."""
     node_selector: Mapping[str, str] = {}
     """Labels of the nodes that may serve."""
     tolerations: tuple[Toleration, ...] = ()

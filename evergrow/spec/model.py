@@ -200,6 +200,26 @@ class Scoring(Part):
     """Parts scored in parallel."""
 
 
+class PredictionLogSpec(Part):
+    """What is kept of answered predictions, and how safely."""
+
+    durability: Literal["each", "group", "off"] = "group"
+    """What an answer waits for. `each`: its record is on disk. `group` and `off`: it has left the server, whose death
+    does not undo that; it is on disk `groupMs` later, or when the system likes."""
+    group_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
+    """With `group`: the most that a loss of the whole machine costs, in milliseconds of predictions."""
+    limit_mb: Annotated[float, Field(gt=0)] = 512.0
+    """Most that may wait on a server's disk while the object store is away, in megabytes (10^6 bytes)."""
+    when_full: Literal["refuse", "drop"] = "drop"
+    """With the limit reached or the disk full: refuse predictions (503), or answer, and count what was not kept."""
+    hashed: tuple[str, ...] = ()
+    """Columns of personal data, kept as keyed hashes: the server's secret EVERGROW_HASH_KEY."""
+    left_out: tuple[str, ...] = ()
+    """Columns of personal data that are not kept at all."""
+    retention: Duration = Field(default="400d", validate_default=True)
+    """Days older than this are deleted."""
+
+
 class ServingSpec(Part):
     """How predictions are answered."""
 
@@ -207,6 +227,8 @@ class ServingSpec(Part):
     """An unknown entity, or a missing or stale feature: predict without it and flag the answer, or refuse (422)."""
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Rows a request may have."""
+    log: PredictionLogSpec = PredictionLogSpec()
+    """The record of answered predictions."""
 
 
 class ModelSpec(Part):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evergrow.cli.pipelines import Pipeline, run_pipeline
-from evergrow.cli.serving import call, fields, server_command
+from evergrow.cli.serving import call, fields
 from evergrow.contracts import EVENT_TIMESTAMP, instant
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, ServingError
@@ -86,9 +87,12 @@ def serving(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = environment.home / "serving" / model.name / "server.log"
-    command = server_command(environment, model.name, "127.0.0.1", port, as_of=now)
+    command = [sys.executable, "-m", "evergrow", "serve", model.name, "--port", str(port), "--as-of", now]
+    variables = {**os.environ, "EVERGROW_HOME": str(environment.home)}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=keep)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            command, env=variables, stdout=output, stderr=output, start_new_session=keep
+        )
     try:
         wait_until_ready(f"{url}/v2/models/{model.name}/ready", process, log)
         yield url, process
@@ -184,6 +188,7 @@ def where(
     serve = f"evergrow serve {model.name} --as-of {MORNING}"
     return [
         ("report", trained["report"]),
+        ("answers", f"evergrow predictions {model.name}"),
         ("experiments", f"mlflow ui --backend-store-uri {environment.tracking_uri}"),
         ("served at", f"{url}/v2/models/{model.name} (process {process})" if process else f"start it with: {serve}"),
         ("state", str(environment.home)),

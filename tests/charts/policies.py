@@ -189,12 +189,14 @@ def cpu_and_memory_are_requested_and_limited(release: Release) -> Iterator[str]:
 
 @policy
 def long_running_containers_are_probed(release: Release) -> Iterator[str]:
-    """For readiness and for being alive; a slow start is a startup probe's, not a delay's."""
+    """For being alive, and for readiness where one listens; a slow start is a startup probe's, not a delay's."""
     for each in containers(release):
         is_sidecar = each.spec.get("restartPolicy") == "Always"
         if not each.pod.is_long_running or (each.is_init and not is_sidecar):
             continue
         for probe in ("readinessProbe", "livenessProbe"):
+            if probe == "readinessProbe" and not each.spec.get("ports"):
+                continue
             if not each.spec.get(probe):
                 yield f"{each}: {probe} is missing"
             elif each.spec[probe].get("initialDelaySeconds"):

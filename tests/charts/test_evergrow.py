@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components.server.__main__ import parser
+from components.shipper.__main__ import parser as shipper_parser
 from evergrow.integrations.pods_submit import driver_job
 from evergrow.spec import parse
 from evergrow.spec.environment import EnvironmentSpec
@@ -374,7 +375,7 @@ def test_steps_alone_reach_the_api_server_and_all_reach_the_platform_and_what_is
 
 def test_the_runtime_starts_our_server_as_it_wants_to_be_started():
     runtime = of(dev(), "ServingRuntime")["evergrow-server"]["spec"]
-    (container,) = runtime["containers"]
+    container, _ = runtime["containers"]
     options = parser().parse_args(container["args"])
     assert str(options.model_dir) == "/mnt/models"
     assert [port["containerPort"] for port in container["ports"]] == [options.http_port, options.grpc_port]
@@ -396,7 +397,8 @@ def test_the_runtime_is_placed_and_sized_as_the_values_say():
     }
     images = {"server": "example.com/server-python:2", "pullPolicy": "Always"}
     runtime = of(dev(nested("execution.serving", serving), nested("code.images", images)), "ServingRuntime")["other"]
-    (container,) = runtime["spec"]["containers"]
+    container, shipper = runtime["spec"]["containers"]
+    assert shipper["imagePullPolicy"] == "Always"
     assert container["resources"] == {
         "requests": {"cpu": "2", "memory": "3Gi"},
         "limits": {"cpu": "4", "memory": "5Gi"},
@@ -404,6 +406,20 @@ def test_the_runtime_is_placed_and_sized_as_the_values_say():
     assert (container["image"], container["imagePullPolicy"]) == (images["server"], "Always")
     assert runtime["spec"]["nodeSelector"] == serving["nodeSelector"]
     assert runtime["spec"]["tolerations"] == serving["tolerations"]
+
+
+def test_what_the_server_records_is_where_the_shipper_looks_and_outlives_the_server():
+    runtime = of(dev(nested("execution.serving", {"logVolume": "3Gi"})), "ServingRuntime")["evergrow-server"]["spec"]
+    server, shipper = runtime["containers"]
+    recorded, shipped = parser().parse_args(server["args"]), shipper_parser().parse_args(shipper["command"][3:])
+    assert recorded.log_dir == shipped.log_dir
+    assert shipper["command"][:3] == ["python", "-m", "components.shipper"]
+    volumes = {v["name"]: v for v in runtime["volumes"]}
+    for container in (server, shipper):
+        mounted = {m["mountPath"]: volumes[m["name"]] for m in container["volumeMounts"]}
+        assert mounted[str(recorded.log_dir)]["emptyDir"] == {"sizeLimit": "3Gi"}
+    assert str(shipped.beat) in shipper["livenessProbe"]["exec"]["command"][2]
+    assert {"configMapRef": {"name": "evergrow-environment"}} in shipper["envFrom"]
 
 
 def test_each_model_has_a_disruption_budget_that_means_its_servers_and_no_other_pods():

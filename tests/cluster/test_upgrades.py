@@ -1,10 +1,13 @@
 """Charts are upgraded and rolled back while requests come in, and none fails; nor is data lost."""
 
 import time
+from datetime import UTC, date, datetime
 
 import pytest
 
+from evergrow.errors import DataError
 from evergrow.integrations.kubernetes import POD
+from evergrow.integrations.prediction_store import PredictionStore
 from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, command, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -27,8 +30,20 @@ def settled(dev: Dev, before: set[str]) -> bool:
     return bool(pods) and all(ready) and not {p["metadata"]["uid"] for p in pods} & before
 
 
+def logged(dev: Dev, since: datetime) -> int:
+    """How many predictions are in the object store since an instant; no two are one."""
+    try:
+        found = PredictionStore(dev.store()).read(NAME, since.date(), date.max)
+    except DataError:
+        return 0
+    instants = found["event_timestamp"].to_pylist()
+    assert len(set(found["prediction_id"].to_pylist())) == len(instants)
+    return sum(at >= since for at in instants)
+
+
 def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev):
     """When the ServingRuntime changes, so that KServe replaces all pods, and changes back."""
+    begun = datetime.now(UTC)
     with dev.under_load(NAME, REQUEST, per_second=50) as load:
         time.sleep(2)
         before = servers(dev)
@@ -41,6 +56,8 @@ def test_an_upgrade_of_the_environment_and_its_rollback_fail_no_request(dev: Dev
         time.sleep(2)
     assert load.failures == []
     assert load.kept_up
+    eventually(lambda: logged(dev, begun) >= load.sent, 120)
+    assert logged(dev, begun) == load.sent, "each answer was recorded once, by pods that are gone, too"
 
 
 def test_an_upgrade_of_the_platform_and_its_rollback_lose_nothing_and_fail_no_request(dev: Dev):

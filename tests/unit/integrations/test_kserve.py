@@ -188,6 +188,16 @@ def test_a_name_that_kserve_could_make_no_host_of_is_refused_with_how_much_it_is
         kserve.service_name(place, "m" * 11, "12")
 
 
+def test_a_log_that_may_outgrow_its_volume_is_refused_before_anything_is_made(serving, cluster, bundle):
+    small = PLACE.execution.serving.model_copy(update={"log_volume": "500Mi"})
+    place = PLACE.model_copy(update={"execution": PLACE.execution.model_copy(update={"serving": small})})
+    with pytest.raises(ServingError, match=r"limitMb: must be at most 472 in environment dev, found 512") as refused:
+        serving(place=place).prepare(version(1), bundle)
+    assert "logVolume (500Mi)" in refused.value.hint
+    assert cluster.objects == {}
+    serving().prepare(version(1), bundle)
+
+
 def test_a_version_whose_pods_are_forbidden_says_so(serving, cluster, bundle):
     cluster.ready_after = float("inf")
     cluster.refusal = 'pods "delays-v1" is forbidden: violates PodSecurity'

@@ -1,0 +1,1 @@
+"""What ships recorded predictions, beside the server."""
