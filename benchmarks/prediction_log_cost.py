@@ -48,7 +48,7 @@ def _arms(folder: Path, stack: ExitStack) -> dict[str, Arm]:
         directory = world.serving_directory(folder / name / "serving", features, log=log)
         told = [] if name == WITHOUT else ["--log-dir", str(folder / name / "log")]
         running = stack.enter_context(world.server(directory, *told))
-        arms[name] = Arm(running.process.pid, running.port, 2000, ROW)
+        arms[name] = Arm(running.process.pid, running.port, 6000, ROW)
     return arms
 
 

@@ -16,13 +16,14 @@ from kserve.model import InferenceVerb, Model
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 
 from components.server import metrics
-from components.server.recording import Asked, Recorder
+from components.server.recording import Recorder, asked_by
 from components.server.refusal import Refusal
 from components.server.request import Row, Schema, Tensor, json_tensors
 from components.server.serving_directory import ServingDirectory
 from evergrow.errors import RequestError
 from evergrow.integrations.feast_online import FeatureRow, OnlineReader
 from evergrow.integrations.online_stores import StoreUnavailable
+from evergrow.prediction_log.records import Asked
 
 # Sampled Shapley values score hundreds of rows per row explained.
 MAX_EXPLAINED = 100
@@ -118,20 +119,24 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         flags = [row.flags for row in found]
         self._observe(flags, looked_up - started, ended - looked_up)
         if self.recorder is not None:
-            await self.recorder.keep(asked, now, found, scores)
+            waiting = self.recorder.keep(asked, now.timestamp(), ended - started, found, scores)
+            if waiting is not None:
+                await waiting
         return Predicted(scores, flags)
 
     async def explain_rows(self, rows: Sequence[Row], asked: Asked) -> list[dict[str, Any]]:
         """Per row its score, the base score, and how much each feature moved it from there to here."""
         if len(rows) > MAX_EXPLAINED:
             raise Refusal(413, f"instances: at most {MAX_EXPLAINED} rows are explained at once, found {len(rows)}")
-        now = self.now()
+        started, now = time.perf_counter(), self.now()
         found = await self._features(rows, now)
         X = self._vector(found)
         scores: list[float] = self.bundle.predict(X).tolist()
         shares = await asyncio.to_thread(self.bundle.explain, X)
         if self.recorder is not None:
-            await self.recorder.keep(asked, now, found, scores)
+            waiting = self.recorder.keep(asked, now.timestamp(), time.perf_counter() - started, found, scores)
+            if waiting is not None:
+                await waiting
         names = [feature.name for feature in self.bundle.info.features]
         return [
             {
@@ -215,7 +220,7 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self, body: Any, headers: dict[str, str] | None = None, verb: InferenceVerb = InferenceVerb.PREDICT
     ) -> Any:
         """KServe's own way in, which gRPC takes: an InferRequest (V2), or a dict (V1)."""
-        asked = Asked.by("grpc", headers or {})
+        asked = asked_by("grpc", headers or {})
         if not isinstance(body, InferRequest):
             answer = self.answer_explain if verb is InferenceVerb.EXPLAIN else self.answer_v1
             return await answer(body, asked), {}

@@ -65,7 +65,7 @@ def serve(options: Options) -> None:
     configure_logging()
     served = ServingDirectory.load(options.model_dir)
     offset = options.now - datetime.now(UTC) if options.now else timedelta()
-    recorder = Recorder.open(options.log_dir, served, options.hash_key) if options.log_dir else None
+    recorder = Recorder.open(options.log_dir, served, offset, options.hash_key) if options.log_dir else None
     model = PredictionModel(served, OnlineReader.open(served.plan, options.store_url), offset, recorder)
     server = Server(model, options)
     server.servers.append(watch(model, options.drain_seconds))

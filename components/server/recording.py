@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import math
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 from uuid import uuid4
 
 from components.server import metrics
 from components.server.refusal import Refusal
 from components.server.serving_directory import ServingDirectory
 from evergrow.integrations.feast_online import FeatureRow
-from evergrow.prediction_log.records import Header, Layout, Record, views
+from evergrow.prediction_log.records import Asked, Header, Layout, record_line, views
 from evergrow.prediction_log.segments import LogFull, SegmentWriter
 
 REQUEST_ID, ROUTE, PROPENSITY = "x-request-id", "x-evergrow-route", "x-evergrow-propensity"
 """Headers: the caller's name for a request, and which arm of the model's route it took with which probability."""
 
 
-class Asked(NamedTuple):
-    """A request, as far as it is not its rows."""
-
-    request_id: str
-    protocol: str
-    route: str
-    propensity: float | None
-    started: float
-    """Of the performance counter."""
-
-    @classmethod
-    def by(cls, protocol: str, headers: Mapping[str, str], started: float | None = None) -> Self:
-        """As its headers say. A propensity that is no probability was not set by a route of ours, and says nothing."""
-        request_id, route = headers.get(REQUEST_ID) or uuid4().hex, headers.get(ROUTE, "")
-        propensity = _probability(headers.get(PROPENSITY, ""))
-        return cls(request_id, protocol, route, propensity, started or time.perf_counter())
+def asked_by(protocol: str, headers: Mapping[str, str]) -> Asked:
+    """A request as its headers say. A propensity that is no probability was set by no route and says nothing."""
+    request_id, route = headers.get(REQUEST_ID) or uuid4().hex, headers.get(ROUTE, "")
+    return Asked(request_id, protocol, route, _probability(headers[PROPENSITY]) if PROPENSITY in headers else None)
 
 
 def _probability(text: str) -> float | None:
@@ -58,8 +46,14 @@ class Recorder:
         metrics.watch_log(writer.counts)
 
     @classmethod
-    def open(cls, root: Path, served: ServingDirectory, key: bytes | None) -> Self:
+    def open(cls, root: Path, served: ServingDirectory, offset: timedelta, key: bytes | None) -> Self:
         """Of a served version, in a folder of this machine.
+
+        Args:
+            root: the folder.
+            served: the version.
+            offset: by how much the server takes the present for later than its clock does.
+            key: secret of columns that are hashed.
 
         Raises:
             ServingError: the version's document wants something hashed or left out that is not there.
@@ -74,6 +68,7 @@ class Recorder:
             day=datetime.min.date(),
             columns=layout.columns,
             views=views(served.plan),
+            offset=offset.total_seconds(),
             retention=log.retention,
         )
         writer = SegmentWriter(
@@ -81,34 +76,46 @@ class Recorder:
         )
         return cls(writer, layout)
 
-    async def keep(self, asked: Asked, now: datetime, found: Sequence[FeatureRow], scores: list[float]) -> None:
+    def keep(
+        self, asked: Asked, event: float, seconds: float, found: Sequence[FeatureRow], scores: list[float]
+    ) -> asyncio.Future[None] | None:
         """Keep an answered request, before it is answered.
+
+        Args:
+            asked: the request.
+            event: to which instant its features were looked up, in seconds since 1970.
+            seconds: how long it took until its answer was made.
+            found: per row what was.
+            scores: per row the answer.
+
+        Returns:
+            What to await before answering; None where nothing is.
 
         Raises:
             Refusal: it cannot be kept, and the model's document says to refuse then.
         """
         keep = self.layout.values
-        record = Record(
-            request_id=asked.request_id,
-            event=now.timestamp(),
-            created=time.time(),
-            protocol=asked.protocol,
-            route=asked.route,
-            propensity=asked.propensity,
-            latency_ms=round(1000 * (time.perf_counter() - asked.started), 3),
-            values=[keep(row.values) for row in found],
-            times=[row.times for row in found],
-            scores=scores,
-            flags=[row.flags for row in found],
+        values = [keep(row.values) for row in found]
+        line = record_line(
+            asked, event, seconds, values, [row.times for row in found], scores, [row.flags for row in found]
         )
         try:
-            waiting = self.writer.append(record)
-            if waiting is not None:
-                await asyncio.wrap_future(waiting)
+            waiting = self.writer.append(line, event, len(scores))
         except LogFull as error:
-            if self._refuses:
-                raise Refusal(503, f"{error}; try again", "log") from error
-            self.writer.counts.dropped += len(scores)
+            self._give_up(error, len(scores))
+            return None
+        return None if waiting is None else asyncio.ensure_future(self._synced(waiting, len(scores)))
+
+    async def _synced(self, waiting: concurrent.futures.Future[None], rows: int) -> None:
+        try:
+            await asyncio.wrap_future(waiting)
+        except LogFull as error:
+            self._give_up(error, rows)
+
+    def _give_up(self, error: LogFull, rows: int) -> None:
+        if self._refuses:
+            raise Refusal(503, f"{error}; try again", "log") from error
+        self.writer.counts.dropped += rows
 
     def close(self) -> None:
         """Seal what is there."""

@@ -17,8 +17,9 @@ import orjson
 
 from components.server import metrics
 from components.server.model import PredictionModel
-from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, Asked
+from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, asked_by
 from components.server.refusal import Refusal
+from evergrow.prediction_log.records import Asked
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -78,7 +79,7 @@ class Routes:
         started = time.perf_counter()
         try:
             body, said = await self._request(scope["headers"], receive)
-            status, content = 200, orjson.dumps(await answer(body, Asked.by(protocol, said, started)))
+            status, content = 200, orjson.dumps(await answer(body, asked_by(protocol, said)))
             metrics.TOTAL_SECONDS.observe(time.perf_counter() - started)
         except Refusal as refusal:
             status, content = refusal.status, _error(refusal.message)

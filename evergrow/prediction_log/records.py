@@ -1,6 +1,6 @@
 """What is kept of a request: one line of JSON with a checksum, of all its rows or of none.
 
-    3f2a9c01 ["c0ffee", 1380612600.0, ...]\n
+    3f2a9c01 [["c0ffee", "v1", "", null], 1380612600.0, ...]\n
 
 The first line of a segment is its header. A line that was cut off by a kill has no newline, and was not answered; one
 whose checksum does not fit was damaged on disk.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import operator
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ class Header(Value):
         day: UTC day of all its records' `event_timestamp`.
         columns: what each row's values are, in their order.
         views: whose event times each row has, in their order.
+        offset: seconds by which `event` is ahead of the server's clock: one that replays the past is behind.
         retention: how long predictions are kept in the store.
     """
 
@@ -74,6 +76,7 @@ class Header(Value):
     day: date
     columns: tuple[Column, ...]
     views: tuple[str, ...]
+    offset: float = 0.0
     retention: timedelta
 
     @property
@@ -82,17 +85,29 @@ class Header(Value):
         return f"{self.model}/day={self.day.isoformat()}/{self.writer}-{self.number:08d}.parquet"
 
 
+class Asked(NamedTuple):
+    """A request, as far as it is not its rows.
+
+    Attributes:
+        request_id: the caller's, or ours.
+        protocol: v1, v2, grpc or explain.
+        route: which arm of the model's route sent it here; empty if the route does not say.
+        propensity: probability with which the route chose this arm; None if it does not say.
+    """
+
+    request_id: str
+    protocol: str
+    route: str = ""
+    propensity: float | None = None
+
+
 class Record(NamedTuple):
     """An answered request.
 
     Attributes:
-        request_id: the caller's, or ours.
+        asked: the request.
         event: seconds since 1970, to which instant the features were looked up.
-        created: seconds since 1970, by this machine's clock, when the answer was made.
-        protocol: v1, v2, grpc or explain.
-        route: which arm of the model's route sent it here; empty if the route does not say.
-        propensity: probability with which the route chose this arm; None if it does not say.
-        latency_ms: from the request's arrival until its answer was made.
+        seconds: from the request's arrival until its answer was made.
         values: per row the header's columns.
         times: per row and view of the header the event time of what was found, in seconds since 1970; None if nothing
             was.
@@ -100,13 +115,9 @@ class Record(NamedTuple):
         flags: per row, what the score was made without.
     """
 
-    request_id: str
+    asked: Asked
     event: float
-    created: float
-    protocol: str
-    route: str
-    propensity: float | None
-    latency_ms: float
+    seconds: float
     values: Sequence[Sequence[Any]]
     times: Sequence[Sequence[float | None]]
     scores: Sequence[float]
@@ -118,9 +129,18 @@ def header_line(header: Header) -> bytes:
     return _line(orjson.dumps(header.model_dump(mode="json")))
 
 
-def record_line(record: Record) -> bytes:
-    """A line of a segment."""
-    return _line(orjson.dumps(tuple(record), default=str))
+def record_line(
+    asked: Asked,
+    event: float,
+    seconds: float,
+    values: Sequence[Sequence[Any]],
+    times: Sequence[Sequence[float | None]],
+    scores: Sequence[float],
+    flags: Sequence[Sequence[str]],
+) -> bytes:
+    """A line of a segment, of a record's parts: a `Record` costs what a write does, and each request waits for this."""
+    # A slice is a plain tuple, which orjson takes at once.
+    return _line(orjson.dumps((asked[:], event, seconds, values, times, scores, flags), default=str))
 
 
 def _line(content: bytes) -> bytes:
@@ -161,8 +181,12 @@ def parse(content: bytes) -> Segment:
             f"a segment of format {about['format']} cannot be read, this evergrow reads up to {FORMAT}",
             hint="upgrade what ships predictions before what serves them",
         )
-    records = [(n, Record(*orjson.loads(line))) for n, line in enumerate(lines[1:]) if line is not None]
+    records = [(n, _record(*orjson.loads(line))) for n, line in enumerate(lines[1:]) if line is not None]
     return Segment(Header.model_validate(about), records, damaged, length)
+
+
+def _record(asked: Sequence[Any], *parts: Any) -> Record:
+    return Record(Asked(*asked), *parts)
 
 
 def _content(line: bytes) -> bytes | None:
@@ -214,8 +238,8 @@ class Layout:
             )
             for c in kept
         )
-        self._names = tuple(column.name for column in kept)
-        self._hashed = [place for place, name in enumerate(self._names) if name in hashed]
+        self._read = _reader([column.name for column in kept])
+        self._hashed = [place for place, column in enumerate(kept) if column.name in hashed]
         self._key = key or b""
 
     @classmethod
@@ -232,16 +256,21 @@ class Layout:
         return cls([Column(name=name, type=kind) for name, kind in types.items()], hashed, left_out, key)
 
     def values(self, row: Mapping[str, Any]) -> Sequence[Any]:
-        """A row's values as they are kept, in the order of `columns`."""
-        values = [row.get(name) for name in self._names]
-        for place in self._hashed:
-            values[place] = self._hash(values[place])
+        """A row's values as they are kept, in the order of `columns`; the row must have all of them."""
+        values = self._read(row)
+        if self._hashed:
+            values = [self._hash(v) if place in self._hashed else v for place, v in enumerate(values)]
         return values
 
     def _hash(self, value: Any) -> str | None:
         if value is None:
             return None
         return hmac.new(self._key, str(value).encode(), hashlib.sha256).hexdigest()[: 2 * HASHED_BYTES]
+
+
+def _reader(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """From a row to the values of these names. Of several, in one call."""
+    return operator.itemgetter(*names) if len(names) > 1 else lambda row: [row[name] for name in names]
 
 
 def views(plan: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ syncs, seals and measures; an append is one write.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -20,12 +21,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from evergrow.errors import EvergrowError
-from evergrow.prediction_log.records import Header, Record, header_line, record_line
+from evergrow.prediction_log.records import Header, header_line
 from evergrow.spec.model import PredictionLogSpec
 
 OPEN, SEALED, DAMAGED, LOCK = ".open", ".sealed", ".damaged", "lock"
@@ -33,6 +34,7 @@ SEGMENT_BYTES = 8 << 20
 """A segment is sealed when it is this long, or this old, or a record is of another day."""
 SEGMENT_SECONDS = 60.0
 MEASURE_SECONDS = 1.0
+DAY_SECONDS = 86_400.0
 
 
 class LogFull(EvergrowError):
@@ -42,11 +44,17 @@ class LogFull(EvergrowError):
 
 
 class _File:
-    """A segment that is appended to."""
+    """A segment that is appended to.
+
+    Attributes:
+        starts: seconds since 1970, when the day of its records begins.
+        ends: when it ends.
+    """
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
-        self.day = header.day
+        self.starts = datetime.combine(header.day, datetime.min.time(), UTC).timestamp()
+        self.ends = self.starts + DAY_SECONDS
         self.size = 0
         self.dirty = False
         self.begun = time.monotonic()
@@ -94,24 +102,29 @@ class Counts:
     """Why the last record was not kept; None if it was."""
 
 
-@dataclass
 class SegmentWriter:
-    """Appends records. One for each process; its methods may be called from any thread.
+    """Appends records. One for each process; its methods may be called from any thread."""
 
-    Args:
-        root: the log's folder on this machine; shared with other writers, and with who ships.
-        describe: the header of a segment, from the writer's name, the segment's number and the day.
-        settings: durability, bound, and what to do when that is reached.
-    """
+    def __init__(
+        self,
+        root: Path,
+        describe: Callable[[str, int, date], Header],
+        settings: PredictionLogSpec,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_seconds: float = SEGMENT_SECONDS,
+    ) -> None:
+        """Begin.
 
-    root: Path
-    describe: Callable[[str, int, date], Header]
-    settings: PredictionLogSpec
-    segment_bytes: int = SEGMENT_BYTES
-    segment_seconds: float = SEGMENT_SECONDS
-    counts: Counts = field(default_factory=Counts)
-
-    def __post_init__(self) -> None:
+        Args:
+            root: the log's folder on this machine; shared with other writers, and with who ships.
+            describe: the header of a segment, from the writer's name, the segment's number and the day.
+            settings: durability, bound, and what to do when that is reached.
+            segment_bytes: a segment that is longer is sealed.
+            segment_seconds: one that is older is, too.
+        """
+        self.root, self.describe, self.settings = root, describe, settings
+        self.segment_bytes, self.segment_seconds = segment_bytes, segment_seconds
+        self.counts = Counts()
         self.name = f"{socket.gethostname()}-{secrets.token_hex(6)}"
         self.folder = self.root / self.name
         self._lock = _locked_folder(self.folder)
@@ -119,17 +132,23 @@ class SegmentWriter:
         self._file: _File | None = None
         self._number = 0
         self._retired: list[_File] = []
+        self._waits = settings.durability == "each"
         self._waiting: list[Future[None]] = []
         self._wanted = threading.Event()
         self._others = 0
-        self._limit = int(self.settings.limit_mb * 1_000_000)
+        self._limit = int(settings.limit_mb * 1_000_000)
         self._closing = False
         self._measure()
         self._thread = threading.Thread(target=self._tend, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def append(self, record: Record) -> Future[None] | None:
+    def append(self, line: bytes, event: float, rows: int) -> Future[None] | None:
         """Keep a record: it is with the operating system when this returns.
+
+        Args:
+            line: as `record_line` makes it.
+            event: the record's instant, in seconds since 1970.
+            rows: how many predictions it holds.
 
         Returns:
             With durability `each`, what to await before the answer is sent; None otherwise.
@@ -137,18 +156,21 @@ class SegmentWriter:
         Raises:
             LogFull: it could not be kept. Nothing of it was.
         """
-        line = record_line(record)
-        day = datetime.fromtimestamp(record.event, UTC).date()
         with self._guard:
             try:
-                file = self._file_for(day, len(line))
+                file = self._file
+                if file is None or file.size >= self.segment_bytes or not file.starts <= event < file.ends:
+                    file = self._begin(event)
+                if self._others + file.size + len(line) > self._limit:
+                    raise OSError(errno.EDQUOT, f"{self._limit:,} bytes wait to be shipped, the limit of serving.log")
                 file.append(line)
             except OSError as error:
-                self.counts.failure = f"{error.strerror}: {self.folder}"
-                raise LogFull(f"the prediction log cannot be written: {self.counts.failure}") from error
-            self.counts.recorded += len(record.scores)
-            self.counts.failure = None
-            if self.settings.durability != "each":
+                self.counts.failure = str(error.strerror)
+                raise LogFull(f"the prediction log is full: {error.strerror}: {self.root}") from error
+            counts = self.counts
+            counts.recorded += rows
+            counts.failure = None
+            if not self._waits:
                 return None
             waiting: Future[None] = Future()
             self._waiting.append(waiting)
@@ -167,18 +189,12 @@ class SegmentWriter:
 
     # -- the caller's side, guarded --
 
-    def _file_for(self, day: date, length: int) -> _File:
-        file = self._file
-        if self._bytes() + length > self._limit:
-            self.counts.failure = f"{self._limit:,} bytes wait to be shipped in {self.root}, the limit of serving.log"
-            raise LogFull(f"the prediction log is full: {self.counts.failure}")
-        if file is not None and (file.day != day or file.size >= self.segment_bytes):
-            self._retire()
-            file = None
-        if file is None:
-            header = self.describe(self.name, self._number + 1, day)
-            file = self._file = _File(self.folder / f"{self._number + 1:08d}{OPEN}", header)
-            self._number += 1
+    def _begin(self, event: float) -> _File:
+        self._retire()
+        day = datetime.fromtimestamp(event, UTC).date()
+        header = self.describe(self.name, self._number + 1, day)
+        file = self._file = _File(self.folder / f"{self._number + 1:08d}{OPEN}", header)
+        self._number += 1
         return file
 
     def _retire(self) -> None:
@@ -187,26 +203,25 @@ class SegmentWriter:
             self._others += self._file.size
             self._file = None
 
-    def _bytes(self) -> int:
-        return self._others + (self._file.size if self._file else 0)
-
     # -- the thread's side --
 
     def _tend(self) -> None:
         """Sync at the pace of the setting, seal what was retired, and measure, until told to end."""
-        pause = self.settings.group_ms / 1000 if self.settings.durability == "group" else 0.25
+        pause = self.settings.group_ms / 1000 if self.settings.durability == "group" else MEASURE_SECONDS
         measured = time.monotonic()
         while not self._closing:
-            self._wanted.wait(pause)
+            self._wanted.wait(min(pause, MEASURE_SECONDS))
             self._wanted.clear()
             self._sync()
-            now = time.monotonic()
-            with self._guard:
-                if self._file is not None and now - self._file.begun > self.segment_seconds:
-                    self._retire()
-            if now - measured > MEASURE_SECONDS:
-                measured = now
+            if time.monotonic() - measured >= MEASURE_SECONDS:
+                measured = time.monotonic()
                 self._measure()
+                self._retire_old(measured)
+
+    def _retire_old(self, now: float) -> None:
+        with self._guard:
+            if self._file is not None and now - self._file.begun > self.segment_seconds:
+                self._retire()
 
     def _sync(self) -> None:
         with self._guard:
@@ -227,12 +242,12 @@ class SegmentWriter:
 
     def _give_up(self, waiting: list[Future[None]], retired: list[_File], error: OSError) -> None:
         """A disk that could not sync may have lost what it was given: who waits must not be told otherwise."""
-        self.counts.failure = f"{error.strerror}: {self.folder}"
+        self.counts.failure = str(error.strerror)
         with self._guard:
             self._retired = [*retired, *self._retired]
             self._retire()
         for one in waiting:
-            one.set_exception(LogFull(f"the prediction log cannot be synced: {self.counts.failure}"))
+            one.set_exception(LogFull(f"the prediction log cannot be synced: {error.strerror}: {self.root}"))
 
     def _measure(self) -> None:
         """How much lies on disk, but for the file that is open here."""
@@ -245,7 +260,7 @@ class SegmentWriter:
         with self._guard:
             if mine == (self._file.path if self._file else None):
                 self._others = total
-            self.counts.bytes = self._bytes()
+            self.counts.bytes = self._others + (self._file.size if self._file else 0)
 
 
 def _locked_folder(folder: Path) -> int:

@@ -4,8 +4,9 @@
 |---|---|
 | `prediction_id` | writer, segment, record, row: no other prediction has it |
 | `event_timestamp` | to which instant the features were looked up: the prediction's own |
-| `created_timestamp` | when the answer was made, by the server's clock |
-| `request_id`, `protocol`, `route`, `propensity`, `latency_ms` | of the request; see `Record` |
+| `created_timestamp` | the same by the server's own clock: another one if it replays the past |
+| `request_id`, `protocol`, `route`, `propensity` | of the request; see `Asked` |
+| `latency_ms` | from the request's arrival until its answer was made |
 | `model`, `version`, `score`, `flags` | of the answer |
 | every key, request-time value and feature | by its own name (`value_<name>` if that is one of the above) |
 | `<view>__event_timestamp` | of the features of each view, when what was found had become so |
@@ -100,12 +101,12 @@ def _fixed(header: Header, rows: Sequence[tuple[int, Record, int]]) -> dict[str,
     return {
         "prediction_id": [f"{prefix}-{number}-{row}" for number, _, row in rows],
         "event_timestamp": [_instant(record.event) for _, record, _ in rows],
-        "created_timestamp": [_instant(record.created) for _, record, _ in rows],
-        "request_id": [record.request_id for _, record, _ in rows],
-        "protocol": [record.protocol for _, record, _ in rows],
-        "route": [record.route for _, record, _ in rows],
-        "propensity": [record.propensity for _, record, _ in rows],
-        "latency_ms": [record.latency_ms for _, record, _ in rows],
+        "created_timestamp": [_instant(record.event - header.offset) for _, record, _ in rows],
+        "request_id": [record.asked.request_id for _, record, _ in rows],
+        "protocol": [record.asked.protocol for _, record, _ in rows],
+        "route": [record.asked.route for _, record, _ in rows],
+        "propensity": [record.asked.propensity for _, record, _ in rows],
+        "latency_ms": [1000 * record.seconds for _, record, _ in rows],
         "model": [header.model] * len(rows),
         "version": [header.version] * len(rows),
         "score": [record.scores[row] for _, record, row in rows],

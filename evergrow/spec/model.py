@@ -206,7 +206,7 @@ class PredictionLogSpec(Part):
     durability: Literal["each", "group", "off"] = "group"
     """What an answer waits for. `each`: its record is on disk. `group` and `off`: it has left the server, whose death
     does not undo that; it is on disk `groupMs` later, or when the system likes."""
-    group_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
+    group_ms: Annotated[int, Field(ge=1, le=60_000)] = 1000
     """With `group`: the most that a loss of the whole machine costs, in milliseconds of predictions."""
     limit_mb: Annotated[float, Field(gt=0)] = 512.0
     """Most that may wait on a server's disk while the object store is away, in megabytes (10^6 bytes)."""

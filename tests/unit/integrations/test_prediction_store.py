@@ -24,7 +24,7 @@ def store(tmp_path):
         about = header(number=number, day=day, columns=columns)
         made = record(str(number), rows=2, seconds=seconds)
         made = made._replace(values=[[*row, 0.5][: len(columns)] for row in made.values])
-        store.put(about.name, parquet(parse(header_line(about) + record_line(made))))
+        store.put(about.name, parquet(parse(header_line(about) + record_line(*made))))
     return store
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evergrow.prediction_log.records import Column, Header, Record
+from evergrow.prediction_log.records import Asked, Column, Header, Record, record_line
 from evergrow.prediction_log.segments import SegmentWriter
 from evergrow.spec.model import PredictionLogSpec
 
@@ -32,6 +32,7 @@ def header(writer: str = "w", number: int = 1, day: date | None = None, columns=
         day=day or DAY.date(),
         columns=columns,
         views=("planes", "weather"),
+        offset=-0.5,
         retention=timedelta(days=400),
     )
 
@@ -41,13 +42,9 @@ def record(name: str = "r", rows: int = 1, seconds: float = 0.0) -> Record:
     at = DAY.timestamp() + seconds
     values = [f"N{name}", 2, 0.1, True, datetime(2013, 10, 1, 9, 30, tzinfo=UTC)]
     return Record(
-        request_id=name,
+        asked=Asked(name, "v1", "champion", 0.9),
         event=at,
-        created=at + 0.5,
-        protocol="v1",
-        route="champion",
-        propensity=0.9,
-        latency_ms=0.4,
+        seconds=0.0004,
         values=[values] * rows,
         times=[(at - 60.0, None)] * rows,
         scores=[0.25] * rows,
@@ -82,3 +79,8 @@ def kill(writer: SegmentWriter) -> None:
     for file in [*writer._retired, *filter(None, [writer._file])]:
         os.close(file._descriptor)
     os.close(writer._lock)
+
+
+def append(writer: SegmentWriter, made: Record):
+    """Keep a record."""
+    return writer.append(record_line(*made), made.event, len(made.scores))

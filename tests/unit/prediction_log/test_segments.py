@@ -10,24 +10,24 @@ import pytest
 from evergrow.prediction_log import segments
 from evergrow.prediction_log.records import parse
 from evergrow.prediction_log.segments import LogFull, is_written, recover, sealed, sweep
-from tests.unit.prediction_log.conftest import kill, record
+from tests.unit.prediction_log.conftest import append, kill, record
 
 
 def names(paths):
     """Request ids in files, in order."""
-    return [found.request_id for path in paths for _, found in parse(path.read_bytes()).records]
+    return [found.asked.request_id for path in paths for _, found in parse(path.read_bytes()).records]
 
 
 def fill(writer):
     """Append until the writer refuses."""
     for n in range(1000):
-        writer.append(record(str(n)))
+        append(writer, record(str(n)))
 
 
 def test_what_was_appended_is_sealed_when_the_writer_ends(writer, tmp_path):
     one = writer()
     for n in range(3):
-        assert one.append(record(str(n))) is None
+        assert append(one, record(str(n))) is None
     assert is_written(tmp_path / "log")
     one.close()
     assert names(sealed(tmp_path / "log")) == ["0", "1", "2"]
@@ -36,8 +36,8 @@ def test_what_was_appended_is_sealed_when_the_writer_ends(writer, tmp_path):
 
 def test_a_dead_writers_segments_are_recovered_and_a_living_ones_are_not(writer, tmp_path):
     dead, alive = writer(), writer()
-    dead.append(record("dead"))
-    alive.append(record("alive"))
+    append(dead, record("dead"))
+    append(alive, record("alive"))
     kill(dead)
     assert names(recover(tmp_path / "log")) == ["dead"]
     assert list(recover(tmp_path / "log")) == []
@@ -53,12 +53,12 @@ def test_a_dead_writers_empty_folder_is_removed_and_a_living_ones_is_not(writer,
 
 def test_a_segment_ends_when_it_is_long_enough_or_its_day_does_and_the_clock_may_step_back(writer, tmp_path):
     one = writer(segment_bytes=1)
-    one.append(record("a"))
-    one.append(record("b"))
+    append(one, record("a"))
+    append(one, record("b"))
     one.close()
     two = writer(root=tmp_path / "days")
     for name, seconds in (("c", 0.0), ("d", 86_400.0), ("e", 10.0)):
-        two.append(record(name, seconds=seconds))
+        append(two, record(name, seconds=seconds))
     two.close()
     assert [names([path]) for path in sealed(tmp_path / "log")] == [["a"], ["b"]]
     days = [parse(path.read_bytes()) for path in sorted((tmp_path / "days").glob("*/*.sealed"))]
@@ -74,7 +74,7 @@ def test_a_segment_ends_when_it_is_long_enough_or_its_day_does_and_the_clock_may
 def test_an_old_segment_is_sealed_without_another_record(writer, tmp_path):
     one = writer()
     one.segment_seconds = 0.05
-    one.append(record("a"))
+    append(one, record("a"))
     for _ in range(200):
         if sealed(tmp_path / "log"):
             break
@@ -87,7 +87,7 @@ def test_with_durability_each_the_answer_waits_until_its_record_was_synced(write
     one = writer(durability="each")
     sync = os.fdatasync
     monkeypatch.setattr(segments.os, "fdatasync", lambda fd: (synced.wait(5), sync(fd)))
-    waiting = one.append(record())
+    waiting = append(one, record())
     assert not waiting.done()
     synced.set()
     assert waiting.result(timeout=5) is None
@@ -101,17 +101,17 @@ def test_a_disk_that_cannot_sync_is_told_to_who_waits_for_it(writer, monkeypatch
 
     with monkeypatch.context() as broken:
         broken.setattr(segments.os, "fdatasync", fail)
-        waiting = one.append(record())
+        waiting = append(one, record())
         with pytest.raises(LogFull, match="cannot be synced: Input/output error"):
             waiting.result(timeout=5)
-    assert one.append(record("later")).result(timeout=5) is None
+    assert append(one, record("later")).result(timeout=5) is None
 
 
 def test_with_durability_group_what_was_appended_is_synced_soon_and_nobody_waits(writer, monkeypatch):
     synced, sync = threading.Event(), os.fdatasync
     one = writer(durability="group", groupMs=1)
     monkeypatch.setattr(segments.os, "fdatasync", lambda fd: (sync(fd), synced.set()))
-    assert one.append(record()) is None
+    assert append(one, record()) is None
     assert synced.wait(5)
 
 
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_record_keeps_none_of_it_and_all_be
     writer, monkeypatch, tmp_path, short
 ):
     one = writer()
-    one.append(record("before"))
+    append(one, record("before"))
     write, calls = os.write, []
 
     def full(descriptor, line):
@@ -132,9 +132,9 @@ def test_a_disk_that_fills_in_the_middle_of_a_record_keeps_none_of_it_and_all_be
     with monkeypatch.context() as filled:
         filled.setattr(segments.os, "write", full)
         with pytest.raises(LogFull, match="No space left on device"):
-            one.append(record("during"))
+            append(one, record("during"))
     assert one.counts.failure
-    one.append(record("after"))
+    append(one, record("after"))
     assert one.counts.failure is None
     one.close()
     assert names(sealed(tmp_path / "log")) == ["before", "after"]
@@ -150,16 +150,16 @@ def test_a_disk_that_is_full_when_a_segment_begins_leaves_no_empty_file(writer, 
     with monkeypatch.context() as filled:
         filled.setattr(segments.os, "write", full)
         with pytest.raises(LogFull):
-            one.append(record())
+            append(one, record())
     assert list((tmp_path / "log").glob("*/*.open")) == []
-    one.append(record("a"))
+    append(one, record("a"))
     one.close()
     assert names(sealed(tmp_path / "log")) == ["a"]
 
 
 def test_the_bound_is_kept_over_all_segments_and_what_was_shipped_makes_room(writer, tmp_path):
     one = writer(limitMb=0.01, segment_bytes=2000)
-    with pytest.raises(LogFull, match=r"10,000 bytes wait to be shipped in .*, the limit of serving.log"):
+    with pytest.raises(LogFull, match=r"10,000 bytes wait to be shipped, the limit of serving.log"):
         fill(one)
     on_disk = sum(path.stat().st_size for path in (tmp_path / "log").glob("*/*"))
     assert 9_000 < on_disk <= 10_000
@@ -167,7 +167,7 @@ def test_the_bound_is_kept_over_all_segments_and_what_was_shipped_makes_room(wri
     for path in sealed(tmp_path / "log"):
         path.unlink()
     one._measure()
-    one.append(record("again"))
+    append(one, record("again"))
 
 
 def test_two_writers_know_of_each_others_bytes(writer):
@@ -176,17 +176,17 @@ def test_two_writers_know_of_each_others_bytes(writer):
         fill(one)
     two._measure()
     with pytest.raises(LogFull):
-        two.append(record())
+        append(two, record())
 
 
 def test_many_threads_lose_and_mix_nothing(writer, tmp_path):
     one = writer(segment_bytes=5000)
 
-    def append(thread):
+    def keep(thread):
         for n in range(200):
-            one.append(record(f"{thread}-{n}"))
+            append(one, record(f"{thread}-{n}"))
 
-    threads = [threading.Thread(target=append, args=(n,)) for n in range(4)]
+    threads = [threading.Thread(target=keep, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

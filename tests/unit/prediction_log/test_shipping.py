@@ -20,7 +20,7 @@ from evergrow.prediction_log.records import parse
 from evergrow.prediction_log.segments import LogFull, SegmentWriter, sealed
 from evergrow.prediction_log.shipping import Shipper, damaged
 from evergrow.spec.model import PredictionLogSpec
-from tests.unit.prediction_log.conftest import header, kill, record
+from tests.unit.prediction_log.conftest import append, header, kill, record
 
 
 class Killed(BaseException):
@@ -51,13 +51,13 @@ class Store:
 
 
 def on_disk(root: Path) -> list[str]:
-    return [r.request_id for path in root.glob("*/*.*") for _, r in parse(path.read_bytes()).records]
+    return [r.asked.request_id for path in root.glob("*/*.*") for _, r in parse(path.read_bytes()).records]
 
 
 def test_what_is_sealed_is_shipped_by_model_and_day_and_deleted(writer, tmp_path):
     one, store = writer(), Store()
-    one.append(record("a", rows=2))
-    one.append(record("b", seconds=86_400))
+    append(one, record("a", rows=2))
+    append(one, record("b", seconds=86_400))
     one.close()
     shipped = list(Shipper(tmp_path / "log", store.put, store.expire).ship())
     assert [s.rows for s in shipped] == [2, 1]
@@ -70,7 +70,7 @@ def test_what_is_sealed_is_shipped_by_model_and_day_and_deleted(writer, tmp_path
 
 def test_a_segment_without_a_record_is_no_object(tmp_path, writer):
     one, store = writer(), Store()
-    one.append(record("a"))
+    append(one, record("a"))
     one.close()
     (path,) = sealed(tmp_path / "log")
     path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\n") + 5])
@@ -81,7 +81,7 @@ def test_a_segment_without_a_record_is_no_object(tmp_path, writer):
 
 def test_a_store_that_is_away_costs_nothing(writer, tmp_path):
     one, store = writer(), Store()
-    one.append(record("a"))
+    append(one, record("a"))
     one.close()
     store.away = True
     with pytest.raises(StoreError):
@@ -94,7 +94,7 @@ def test_a_store_that_is_away_costs_nothing(writer, tmp_path):
 
 def test_a_shipper_that_is_told_to_stop_ships_what_its_writer_leaves_however_long_the_store_is_away(writer, tmp_path):
     one, store, pauses = writer(), Store(), []
-    one.append(record("a"))
+    append(one, record("a"))
     store.away = True
 
     def sleep(seconds):
@@ -111,7 +111,7 @@ def test_a_shipper_that_is_told_to_stop_ships_what_its_writer_leaves_however_lon
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_before_or_after_the_object_is_written_it_is_there_once(writer, tmp_path, when):
     one, store = writer(), Store()
-    one.append(record("a"))
+    append(one, record("a"))
     kill(one)
 
     def put(name, content):
@@ -128,7 +128,7 @@ def test_killed_before_or_after_the_object_is_written_it_is_there_once(writer, t
 def test_what_the_disk_damaged_is_kept_for_who_wants_to_look_and_the_rest_is_shipped(writer, tmp_path, caplog):
     one, store = writer(), Store()
     for name in "abc":
-        one.append(record(name))
+        append(one, record(name))
     one.close()
     (path,) = sealed(tmp_path / "log")
     path.write_bytes(path.read_bytes().replace(b'["b"', b'["B"'))
@@ -146,7 +146,7 @@ def test_what_is_too_old_is_deleted_now_and_then_for_each_model_that_ships(write
     for hour in (0.0, 0.5, 1.0):
         hours[0] = hour
         one = writer()
-        one.append(record("a"))
+        append(one, record("a"))
         one.close()
         list(shipper.ship())
         asked.append(len(store.expired))
@@ -157,7 +157,7 @@ def test_what_is_too_old_is_deleted_now_and_then_for_each_model_that_ships(write
 def test_two_shippers_of_one_folder_do_not_quarrel(writer, tmp_path):
     one, store = writer(segment_bytes=1), Store()
     for name in "abc":
-        one.append(record(name))
+        append(one, record(name))
     one.close()
     first, second = (Shipper(tmp_path / "log", store.put, store.expire).ship() for _ in range(2))
     next(first)
@@ -190,7 +190,7 @@ class Life(RuleBasedStateMachine):
     def a_request_is_answered(self, rows: int, seconds: float, last: bool) -> None:
         name = str(len(self.acknowledged))
         try:
-            self.writers[-1 if last else 0].append(record(name, rows, seconds))
+            append(self.writers[-1 if last else 0], record(name, rows, seconds))
         except LogFull:
             return
         self.acknowledged += [name] * rows
@@ -228,7 +228,7 @@ class Life(RuleBasedStateMachine):
 
     def _records(self):
         found = (parse(path.read_bytes()) for path in self.root.glob("*/*.*"))
-        return [(r.request_id, r) for segment in found for _, r in segment.records]
+        return [(r.asked.request_id, r) for segment in found for _, r in segment.records]
 
     def teardown(self) -> None:
         if not hasattr(self, "root"):

@@ -8,14 +8,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from evergrow.prediction_log.records import RESERVED, Column, header_line, parse, record_line
+from evergrow.prediction_log.records import RESERVED, Asked, Column, header_line, parse, record_line
 from evergrow.prediction_log.tables import FIXED, parquet
 from tests.unit.prediction_log.conftest import DAY, header, record
 
 
 def written(*records, columns=None):
     about = header() if columns is None else header(columns=columns)
-    return parse(header_line(about) + b"".join(map(record_line, records)))
+    return parse(header_line(about) + b"".join(record_line(*r) for r in records))
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def lying(tmp_path):
     """Two segments of two days, as they lie in the store."""
     for number, seconds in ((1, 0.0), (2, 86_400.0)):
         about = header(number=number, day=datetime.fromtimestamp(DAY.timestamp() + seconds, UTC).date())
-        lines = [record_line(record(f"{number}-{n}", rows=2, seconds=seconds + n)) for n in range(3)]
+        lines = [record_line(*record(f"{number}-{n}", rows=2, seconds=seconds + n)) for n in range(3)]
         segment = parse(header_line(about) + b"".join(lines))
         path = tmp_path / about.name
         path.parent.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_what_is_reserved_is_what_every_prediction_has():
 
 
 def test_columns_without_any_value_have_their_type_all_the_same():
-    empty = record()._replace(values=[[None] * 5], propensity=None)
+    empty = record()._replace(values=[[None] * 5], asked=Asked("r", "v1"))
     one, other = (pq.read_table(io.BytesIO(parquet(written(r)))) for r in (empty, record()))
     assert one.schema == other.schema
 
