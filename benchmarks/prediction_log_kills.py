@@ -46,7 +46,7 @@ def run() -> list[Result]:
             log = {"whenFull": "refuse"}
             directory = world.serving_directory(folder / "serving", features, log=log)
             for n in range(KILLS):
-                store.is_away = n * OUTAGES // KILLS % 2 == 1
+                store.is_away = n * 2 * OUTAGES // KILLS % 2 == 1
                 _one_life(directory, folder / "log", clients)
             store.is_away = False
         kills = clients.took()
