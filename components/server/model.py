@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from grpc import StatusCode  # type: ignore[import-untyped]
@@ -36,8 +35,7 @@ _GRPC_STATUS = {
 }
 
 
-@dataclass(frozen=True)
-class Predicted:
+class Predicted(NamedTuple):
     """The answer for some rows: one score and the flags of each."""
 
     scores: list[float]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,8 +36,7 @@ CLOCK_SKEW_SECONDS = 60.0
 _NO_ENTITY = {"join_key": "__dummy_id", "column": None, "type": "STRING"}
 
 
-@dataclass(frozen=True)
-class FeatureRow:
+class FeatureRow(NamedTuple):
     """What was found for one row.
 
     Attributes:
@@ -293,7 +291,7 @@ class OnlineReader:
             times.append(tuple(known))
         for view in self._on_demand:
             view.apply(values)
-        return [FeatureRow(*row) for row in zip(values, flags, times, strict=True)]
+        return list(map(FeatureRow, values, flags, times))
 
 
 def _compiled(name: str, source: str) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
