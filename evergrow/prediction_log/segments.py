@@ -253,10 +253,7 @@ class SegmentWriter:
         """How much lies on disk, but for the file that is open here."""
         with self._guard:
             mine = self._file.path if self._file else None
-        total = 0
-        for path in self.root.glob("*/*"):
-            with contextlib.suppress(OSError):  # shipped in the meantime
-                total += path.stat().st_size if path != mine else 0
+        total = sum(stat.st_size for path, stat in files(self.root, "*") if path != mine)
         with self._guard:
             if mine == (self._file.path if self._file else None):
                 self._others = total
@@ -306,11 +303,16 @@ def sweep(root: Path) -> None:
 
 def sealed(root: Path) -> list[Path]:
     """What is to be shipped, oldest first."""
-    found = []
-    for path in root.glob(f"*/*{SEALED}"):
-        with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted((stat.st_mtime, path) for path, stat in files(root, f"*{SEALED}"))]
+
+
+def files(root: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files of all writers, but for those that are renamed, shipped or swept away meanwhile."""
+    for folder in _writers(root):
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, path.stat()
 
 
 def is_written(root: Path) -> bool:

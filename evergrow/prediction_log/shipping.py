@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
+
 from evergrow.errors import EvergrowError
 from evergrow.prediction_log import tables
-from evergrow.prediction_log.records import Header, Segment, parse
+from evergrow.prediction_log.records import Header, parse
 from evergrow.prediction_log.segments import DAMAGED, is_written, recover, sealed, sweep
 
 PAUSE_SECONDS = 1.0
@@ -38,7 +40,8 @@ class Shipped:
     Attributes:
         name: of the object; empty if the segment held no prediction.
         rows: predictions.
-        damaged: lines that the disk damaged; the segment is kept beside the others for who wants to look.
+        damaged: lines that the disk damaged, or records that no Parquet can be made of; the segment is kept beside the
+            others for who wants to look.
     """
 
     name: str
@@ -100,20 +103,22 @@ class Shipper:
 
     def _ship(self, path: Path) -> Shipped:
         segment = parse(path.read_bytes())
-        name = self._put(segment)
+        try:
+            content = tables.parquet(segment) if segment.header and segment.records else None
+        except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
+            # What cannot be converted now never can: it must not hold up what can.
+            _set_aside(path, f"cannot be made Parquet of: {type(error).__name__}: {error}")
+            return Shipped("", 0, len(segment.records))
+        name = ""
+        if segment.header and content:
+            name = segment.header.name
+            self.put(name, content)
+            self._expire(segment.header)
         if segment.damaged:
-            logger.error("%s: %d damaged lines; kept as %s", path, segment.damaged, path.with_suffix(DAMAGED).name)
-            path.rename(path.with_suffix(DAMAGED))
+            _set_aside(path, f"{segment.damaged} damaged lines")
         else:
             path.unlink(missing_ok=True)
         return Shipped(name, sum(len(record.scores) for _, record in segment.records), segment.damaged)
-
-    def _put(self, segment: Segment) -> str:
-        if segment.header is None or not segment.records:
-            return ""
-        self.put(segment.header.name, tables.parquet(segment))
-        self._expire(segment.header)
-        return segment.header.name
 
     def _expire(self, header: Header) -> None:
         """Now and then, delete what the model's document says is too old."""
@@ -122,6 +127,11 @@ class Shipper:
             for name in self.expire(header.model, header.retention):
                 logger.warning("%s/%s: older than %s: deleted", header.model, name, header.retention)
             self._expired[header.model] = now
+
+
+def _set_aside(path: Path, why: str) -> None:
+    logger.error("%s: %s; kept as %s", path, why, path.with_suffix(DAMAGED).name)
+    path.rename(path.with_suffix(DAMAGED))
 
 
 def damaged(root: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -168,6 +169,21 @@ def test_the_bound_is_kept_over_all_segments_and_what_was_shipped_makes_room(wri
         path.unlink()
     one._measure()
     append(one, record("again"))
+
+
+def test_files_that_are_gone_when_they_are_looked_at_are_no_files(writer, tmp_path, monkeypatch):
+    one, stat = writer(), Path.stat
+    append(one, record("a"))
+
+    def gone(path, **kwargs):
+        if path.suffix == ".open":
+            raise FileNotFoundError(path)
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    assert [path.name for path, _ in segments.files(tmp_path / "log", "*")] == ["lock"]
+    assert sealed(tmp_path / "log") == []
+    one._measure()
 
 
 def test_two_writers_know_of_each_others_bytes(writer):

@@ -139,6 +139,18 @@ def test_what_the_disk_damaged_is_kept_for_who_wants_to_look_and_the_rest_is_shi
     assert list(Shipper(tmp_path / "log", store.put, store.expire).ship()) == [], "and not shipped again"
 
 
+def test_a_segment_that_no_parquet_can_be_made_of_does_not_hold_up_the_others(writer, tmp_path, caplog):
+    one, store = writer(segment_bytes=1), Store()
+    append(one, record("a")._replace(values=[["N", "not a number", 0.1, True, None]]))
+    append(one, record("b"))
+    one.close()
+    assert [s.rows for s in Shipper(tmp_path / "log", store.put, store.expire).ship()] == [0, 1]
+    assert store.ids() == ["b"]
+    assert "cannot be made Parquet of: ValueError" in caplog.text
+    (kept,) = damaged(tmp_path / "log")
+    assert parse(kept.read_bytes()).records[0][1].asked.request_id == "a"
+
+
 def test_what_is_too_old_is_deleted_now_and_then_for_each_model_that_ships(writer, tmp_path):
     store, hours = Store(), [0.0]
     shipper = Shipper(tmp_path / "log", store.put, store.expire, clock=lambda: 3600 * hours[0])
