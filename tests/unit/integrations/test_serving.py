@@ -54,7 +54,8 @@ def test_what_is_deployed_is_what_a_server_needs(root: Path, bundle: Path) -> No
     about = served(root)
     assert about is not None
     assert (about["model"], about["version"]) == ("delays", 3)
-    assert about["serving"] == {"onMissing": "flag", "maxBatch": 1000}
+    assert (about["serving"]["onMissing"], about["serving"]["maxBatch"]) == ("flag", 1000)
+    assert about["serving"]["log"]["durability"] == "group"
 
 
 def test_the_next_version_takes_over_and_the_old_one_stays_on_disk(root: Path, bundle: Path) -> None:
