@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import serving_world as world
 from benchmarks.measure import Result
-from benchmarks.serving import ROW, Arm, Sample, measure
+from benchmarks.serving import ROW, Arm, Sample, measure_in_turn
 from evergrow.integrations.feast_online import plan
 
 ROUNDS = 15
@@ -27,12 +27,7 @@ def run() -> list[Result]:
     """Measure all arms in turn, many short rounds."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         arms = _arms(Path(name), stack)
-        for arm in arms.values():
-            measure(arm)
-        samples: dict[str, list[Sample]] = {name: [] for name in arms}
-        for _ in range(ROUNDS):
-            for name, arm in arms.items():
-                samples[name].append(measure(arm))
+        samples = measure_in_turn(arms, ROUNDS)
     return [result for name in arms if name != WITHOUT for result in _results(name, samples)]
 
 

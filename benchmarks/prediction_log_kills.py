@@ -65,7 +65,6 @@ class Store:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
-        self.refused = 0
         self._away = False
         self.outages = 0
 
@@ -82,7 +81,6 @@ class Store:
     def put(self, name: str, content: bytes) -> None:
         """Keep an object."""
         if self._away:
-            self.refused += 1
             raise StoreError("away", retriable=True)
         self.objects[name] = content
 

@@ -55,14 +55,20 @@ def run() -> list[Result]:
     """Measure all arms in turn, several rounds."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         arms = _arms(Path(folder), stack)
-        for arm in arms.values():
-            measure(arm)
-        samples: dict[str, list[Sample]] = {name: [] for name in arms}
-        for _ in range(ROUNDS):
-            for name, arm in arms.items():
-                samples[name].append(measure(arm))
+        samples = measure_in_turn(arms, ROUNDS)
         start = _start_to_ready(Path(folder) / "sqlite" / "serving")
     return [*_results(samples), start]
+
+
+def measure_in_turn(arms: Mapping[str, Arm], rounds: int) -> dict[str, list[Sample]]:
+    """Each arm's samples, a round of one after a round of the other; the first is to warm up, and not kept."""
+    for arm in arms.values():
+        measure(arm)
+    samples: dict[str, list[Sample]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            samples[name].append(measure(arm))
+    return samples
 
 
 def cpu_seconds(pid: int) -> float:

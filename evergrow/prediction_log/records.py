@@ -107,7 +107,7 @@ class Record(NamedTuple):
     Attributes:
         asked: the request.
         event: seconds since 1970, to which instant the features were looked up.
-        seconds: from the request's arrival until its answer was made.
+        seconds: from the lookup of its features until its answer was made.
         values: per row the header's columns.
         times: per row and view of the header the event time of what was found, in seconds since 1970; None if nothing
             was.

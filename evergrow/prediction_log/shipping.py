@@ -132,8 +132,3 @@ class Shipper:
 def _set_aside(path: Path, why: str) -> None:
     logger.error("%s: %s; kept as %s", path, why, path.with_suffix(DAMAGED).name)
     path.rename(path.with_suffix(DAMAGED))
-
-
-def damaged(root: Path) -> list[Path]:
-    """Segments of which not every line could be read."""
-    return sorted(root.glob(f"*/*{DAMAGED}"))

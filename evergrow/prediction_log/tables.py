@@ -6,7 +6,7 @@
 | `event_timestamp` | to which instant the features were looked up: the prediction's own |
 | `created_timestamp` | the same by the server's own clock: another one if it replays the past |
 | `request_id`, `protocol`, `route`, `propensity` | of the request; see `Asked` |
-| `latency_ms` | from the request's arrival until its answer was made |
+| `latency_ms` | from the lookup of its features until its answer was made |
 | `model`, `version`, `score`, `flags` | of the answer |
 | every key, request-time value and feature | by its own name (`value_<name>` if that is one of the above) |
 | `<view>__event_timestamp` | of the features of each view, when what was found had become so |

@@ -217,7 +217,7 @@ class PredictionLogSpec(Part):
     left_out: tuple[str, ...] = ()
     """Columns of personal data that are not kept at all."""
     retention: Duration = Field(default="400d", validate_default=True)
-    """Days older than this are deleted."""
+    """What was shipped longer ago than this is deleted."""
 
 
 class ServingSpec(Part):

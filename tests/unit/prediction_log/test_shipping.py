@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from evergrow.errors import StoreError
 from evergrow.prediction_log.records import parse
 from evergrow.prediction_log.segments import LogFull, SegmentWriter, sealed
-from evergrow.prediction_log.shipping import Shipper, damaged
+from evergrow.prediction_log.shipping import Shipper
 from evergrow.spec.model import PredictionLogSpec
 from tests.unit.prediction_log.conftest import append, header, kill, record
 
@@ -48,6 +48,10 @@ class Store:
     def ids(self) -> list[str]:
         tables = (pq.read_table(io.BytesIO(content)) for content in self.objects.values())
         return [name for table in tables for name in table["request_id"].to_pylist()]
+
+
+def damaged(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.damaged"))
 
 
 def on_disk(root: Path) -> list[str]:

@@ -99,7 +99,11 @@ def test_feast_joins_it_as_it_lies(lying, tmp_path):
     from feast.types import Float64
 
     config = RepoConfig(
-        project="log", provider="local", registry=str(tmp_path / "r.db"), entity_key_serialization_version=3
+        project="log",
+        provider="local",
+        registry=str(tmp_path / "registry.db"),
+        online_store={"type": "sqlite", "path": str(tmp_path / "online.db")},
+        entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
     plane = Entity(name="plane", join_keys=["tailnum"], value_type=ValueType.STRING)
