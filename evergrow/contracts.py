@@ -1,6 +1,6 @@
 """The values that flow through the system, in the order they come to be.
 
-``TrainingSet → TrainedModel → EvaluationReport → ModelVersion → Prediction``
+``TrainingSet → TrainedModel → EvaluationReport → ModelVersion → Prediction → Observation → Decision``
 
 All are frozen and closed, and travel as JSON. Instants are timezone-aware; a naive one is refused.
 Every file-backed value is a directory: the JSON of the value beside the data it describes.
@@ -247,3 +247,72 @@ class Prediction(Value):
     flags: tuple[str, ...] = Field(
         default=(), description='what the score was made without, e.g. "stale:origin_delays"'
     )
+
+
+class Comparison(Value):
+    """How far one column's values of now are from those of a reference, by one test.
+
+    The tools behind `evergrow.ports.DriftTool` answer in these; a test that has no p-value has none.
+    """
+
+    column: str
+    test: str = Field(description='name of the distance or test, in lower case: "psi", "ks", "chi2"')
+    effect: float = Field(description="the distance or statistic itself: 0 where nothing differs")
+    p_value: float | None = None
+    rows: int = Field(description="values of now that are not missing")
+    reference_rows: int = Field(description="values of the reference that are not missing")
+
+
+ObservationKind = Literal[
+    "schema",
+    "nulls",
+    "ranges",
+    "categories",
+    "volume",
+    "freshness",
+    "feature-drift",
+    "multivariate-drift",
+    "prediction-drift",
+    "label-drift",
+    "labels",
+    "performance",
+    "estimated-performance",
+    "skew",
+    "bias",
+    "explanation-drift",
+]
+
+
+class Observation(Value):
+    """One thing that was seen of a model in service: where, how large, by which test, against which limit.
+
+    Its verdict fails where something is wrong. Only the failure of an `alarm` is anyone's to act on: harm, or data that
+    is broken. All else explains.
+    """
+
+    model: str
+    version: int | None = Field(description="None: of all versions that served")
+    kind: ObservationKind
+    subject: str = Field(description="the column, view, metric or group that it is about")
+    slice: str = Field(default="", description='"origin=EWR"; empty: all rows')
+    since: Instant
+    until: Instant
+    rows: int
+    reference: str = Field(description='what it is compared with: "holdout of version 3"')
+    test: str
+    effect: float = Field(description="in the test's own unit, or that of the metric")
+    low: float | None = Field(default=None, description="lower end of the effect's 95 % interval")
+    high: float | None = Field(default=None, description="upper end of it")
+    p_value: float | None = None
+    threshold: float = Field(description="what the effect is held against")
+    alarm: bool
+    verdict: Verdict
+
+
+class Decision(Value):
+    """What is to be done about what was seen, and why."""
+
+    model: str
+    as_of: Instant
+    action: Literal["none", "alert"]
+    reasons: tuple[str, ...]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from evergrow.contracts import EvaluationReport, ModelVersion
+from evergrow.contracts import Comparison, EvaluationReport, Feature, ModelVersion
 
 
 class Clock(Protocol):
@@ -106,4 +106,17 @@ class Serving(Protocol):
 
     def deploy(self, version: ModelVersion, bundle: Path) -> str:
         """Make `version` the one served; returns where (a path or a URL)."""
+        ...
+
+
+class DriftTool(Protocol):
+    """What tells how far values of now are from those of a reference, feature by feature."""
+
+    def compare(
+        self, reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
+    ) -> Sequence[Comparison]:
+        """One comparison or more for each feature, in their order; a feature without values in either has none.
+
+        Both frames have a column for each of `features`; a missing value is NaN or None.
+        """
         ...
