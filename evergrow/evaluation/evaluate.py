@@ -23,10 +23,11 @@ from evergrow.evaluation.slices import Scored, Skipped, by_column, by_month
 from evergrow.learning.bundle import FILES, Bundle, bundle_digest
 from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import labels, split
+from evergrow.monitoring.baseline import Baseline
 from evergrow.spec import ContinualModel
 from evergrow.statistics.means import Ints, time_blocks
 
-REPORT = "report.json"
+REPORT, BASELINE = "report.json", "baseline"
 PRIOR = "prior"
 """The champion's name where there is none: the constant prediction, mean of the labels that were fitted on."""
 INTERVAL_BLOCKS = 60
@@ -42,7 +43,7 @@ def evaluate(
     champion_name: str,
     out: Path,
 ) -> EvaluationReport:
-    """Measure, compare and judge; writes the report as `out`/report.json.
+    """Measure, compare and judge; writes the report as `out`/report.json, and beside it what to hold service against.
 
     Args:
         model: the document.
@@ -61,8 +62,17 @@ def evaluate(
     new, old = Bundle.load(challenger), Bundle.load(champion) if champion else None
     report = _report(model, holdout, new, old, champion_name if champion else PRIOR)
     out.mkdir(parents=True, exist_ok=True)
+    baseline(model, holdout, new).save(out / BASELINE)
     (out / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def baseline(model: ContinualModel, holdout: Holdout, new: Bundle) -> Baseline:
+    """What the held-out rows look like to a model, and how it fares on them."""
+    scores = new.predict(new.columns(holdout.rows))
+    losses = row_losses(model.spec.evaluation.gate.metric, holdout.y, scores)
+    slices = model.spec.monitoring.slices_of(model.spec.evaluation)
+    return Baseline.of(new.info.features, slices, holdout.rows, scores, holdout.y, losses)
 
 
 def _report(

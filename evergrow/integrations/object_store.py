@@ -6,6 +6,7 @@ nothing; `ObjectStore` copies whole folders that are written once, such as the v
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.store import LocalStore
 
 from evergrow.contracts import Value
 from evergrow.environment import Environment
@@ -28,6 +30,7 @@ from evergrow.errors import ConflictError, StoreError
 INDEX, BLOBS = "index.json", "blobs"
 # In a folder here: that a mirror made it.
 MARK = ".mirrored"
+LOCK = ".swap.lock"
 SIDE_BY_SIDE = 8
 # How long a store that does not answer is asked again: one that restarts is back by then. The pauses grow by chance, so
 # it is time that ends them, not their number.
@@ -121,11 +124,23 @@ class ObjectStore:
     def swap(self, name: str, content: bytes, seen: str | None) -> bool:
         """Replace an object if it still is what was seen (None: if there still is none); returns whether it was."""
         mode: Any = {"e_tag": seen} if seen else "create"
+        if seen and isinstance(self.store, LocalStore):
+            return self._swap_file(name, content, seen)
         with translated(f"replacing {self.url}/{name}"):
             try:
                 obstore.put(self.store, name, content, mode=mode)
             except (AlreadyExistsError, PreconditionError):
                 return False
+            return True
+
+    def _swap_file(self, name: str, content: bytes, seen: str) -> bool:
+        """A folder of this machine has no compare-and-swap of its own: those who swap take turns by a lock."""
+        with (Path(self.store.prefix) / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.read(name)
+            if found is None or found[1] != seen:
+                return False
+            self.write(name, content)
             return True
 
     def names(self, folder: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from datetime import date, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evergrow.environment import Environment
@@ -60,7 +62,7 @@ class PredictionStore:
         days = self._by_day(model)
         tables, rows = [], 0
         for day in sorted((d for d in days if since <= d <= until), reverse=True):
-            found = pa.concat_tables([self._table(name) for name in days[day]], promote_options="permissive")
+            found = pa.concat_tables([self.segment(name) for name in days[day]], promote_options="permissive")
             tables.append(found)
             rows += found.num_rows
             if newest is not None and rows >= newest:
@@ -71,6 +73,33 @@ class PredictionStore:
             [("event_timestamp", "ascending"), ("prediction_id", "ascending")]
         )
         return ordered if newest is None else ordered.slice(max(ordered.num_rows - newest, 0))
+
+    def segments(self, model: str, day: date) -> list[str]:
+        """Names of a day's segments."""
+        return self._by_day(model).get(day, [])
+
+    def segment(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a segment; of the columns named, those that it has."""
+        content = self.store.read(name)
+        if content is None:
+            raise DataError(f"{name} is no longer there", hint="its retention is over (spec.serving.log.retention)")
+        file = pq.ParquetFile(io.BytesIO(content[0]))
+        wanted = None if columns is None else [c for c in file.schema_arrow.names if c in set(columns)]
+        return file.read(columns=wanted)
+
+    def scan(
+        self, model: str, since: datetime, until: datetime, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Predictions of [since, until), segment by segment, in the order of days; of the columns named, or of all.
+
+        One segment is in memory at a time.
+        """
+        for day, names in sorted(self._by_day(model).items()):
+            if since.date() <= day <= until.date():
+                for name in names:
+                    rows = self.segment(name, columns)
+                    asked = rows["event_timestamp"]
+                    yield rows.filter(pc.and_(pc.greater_equal(asked, since), pc.less(asked, until)))
 
     def expire(self, model: str, retention: timedelta) -> list[str]:
         """Delete what was written longer ago than `retention`; returns its names.
@@ -92,11 +121,6 @@ class PredictionStore:
             day, _, _ = name.removeprefix(DAY).partition("/")
             found.setdefault(date.fromisoformat(day), []).append(f"{folder}/{name}")
         return found
-
-    def _table(self, name: str) -> pa.Table:
-        content = self.store.read(name)
-        assert content is not None, f"{name} was listed a moment ago"
-        return pq.read_table(io.BytesIO(content[0]))
 
     def _hint(self, model: str, days: dict[date, list[str]]) -> str:
         if days:

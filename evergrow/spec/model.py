@@ -59,6 +59,10 @@ class Label(Part):
     """Column of the `examples` table: 0/1 for binary classification, a number for regression."""
     description: str = ""
     """What it means, for the model card."""
+    key: tuple[str, ...] = ()
+    """Columns by which an answered prediction finds its example; default: all that both have."""
+    within: Duration = Field(default="1d", validate_default=True)
+    """A prediction belongs to the example of its key that is asked nearest in time, at most so far away."""
 
 
 class Estimator(Part):
@@ -231,6 +235,42 @@ class ServingSpec(Part):
     """The record of answered predictions."""
 
 
+class Fairness(Part):
+    """A difference between groups that is watched in production."""
+
+    column: str
+    """Column of the predictions, or of the examples, whose values are the groups."""
+    metric: Literal["selection_rate", "true_positive_rate", "false_positive_rate", "loss"] = "selection_rate"
+    """What is compared; `loss` is the gate's metric."""
+    threshold: float = 0.5
+    """A score of at least this selects."""
+    limit: Annotated[float, Field(gt=0)] = 0.1
+    """Largest difference between any two groups that is accepted."""
+
+
+class Monitoring(Part):
+    """How a model in service is watched: alarms are for harm and for data that is broken, drift explains."""
+
+    false_alarms_per_month: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """How many alarms a model that is well may raise, on average: all its checks together share them."""
+    harm: Annotated[float, Field(ge=0)] = 0.0
+    """By how much the gate's loss may rise above that of the holdout before it counts as harm, in its unit."""
+    drift: Annotated[float, Field(gt=0)] = 0.2
+    """Population stability index from which a feature, the score or the label counts as drifted."""
+    matured: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """A day is judged once this share of the labels that will ever come are in."""
+    history: Duration = Field(default="56d", validate_default=True)
+    """How far back days are looked at."""
+    slices: tuple[str, ...] | None = None
+    """Columns by whose values all is looked at, too; default: those of the evaluation."""
+    fairness: tuple[Fairness, ...] = ()
+    """Groups between which differences are limited."""
+
+    def slices_of(self, evaluation: Evaluation) -> tuple[str, ...]:
+        """The columns by whose values all is looked at."""
+        return evaluation.slices if self.slices is None else self.slices
+
+
 class ModelSpec(Part):
     """What the model is made of."""
 
@@ -252,6 +292,8 @@ class ModelSpec(Part):
     """Batch scoring."""
     serving: ServingSpec = ServingSpec()
     """Online predictions."""
+    monitoring: Monitoring = Monitoring()
+    """Watching it in service."""
 
     @model_validator(mode="after")
     def _metrics_of_the_task(self) -> Self:
@@ -267,6 +309,22 @@ class ModelSpec(Part):
                 f"`evaluation.gate.metric` must be one of {', '.join(losses)} for {self.task}, "
                 f"found {self.evaluation.gate.metric!r}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_can_be_joined(self) -> Self:
+        for column in self.label.key:
+            if column in self.serving.log.left_out:
+                raise ValueError(
+                    f"`label.key` must be columns that the prediction log keeps, and `serving.log.leftOut` has {column!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fairness_fits_the_task(self) -> Self:
+        for i, rule in enumerate(self.monitoring.fairness):
+            if self.task == "regression" and rule.metric in ("true_positive_rate", "false_positive_rate"):
+                raise ValueError(f"`monitoring.fairness[{i}].metric` needs a classification, found {rule.metric!r}")
         return self
 
     @model_validator(mode="after")

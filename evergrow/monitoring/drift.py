@@ -1,0 +1,201 @@
+"""Drift: how far a day's values are from the reference's, held against how far the reference's own days are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evergrow.contracts import Comparison, Feature, Observation, ObservationKind, Verdict
+from evergrow.monitoring.profile import Axis, Counts, Profile, axes_of, profile
+from evergrow.monitoring.scene import Scene
+from evergrow.statistics import distances
+from evergrow.statistics.unusual import FEWEST, high_distance
+
+Floats = NDArray[np.float64]
+
+GROUPS = 10
+"""Groups of about equal reference mass that distances of numbers are made of."""
+
+
+def grouped(axis: Axis, reference: Counts, now: Counts) -> tuple[Counts, Counts]:
+    """Counts of both without missing values, in cells that are wide enough to compare.
+
+    Categories keep their cells. Numbers have GROUPS groups of about equal reference mass, and one on either side of the
+    reference's range.
+    """
+    if axis.kind == "categorical" or not axis.edges:
+        return reference[:-1], now[:-1]
+    rising = np.cumsum(reference[:-1])
+    inner = np.clip(-(-rising * GROUPS // max(1, int(rising[-1]))), 1, GROUPS)
+    inner[0], inner[-1] = 0, GROUPS + 1
+    return _sums(inner, reference[:-1]), _sums(inner, now[:-1])
+
+
+def stability(axis: Axis, reference: Counts, now: Counts) -> float:
+    """Population stability index of one column's counts, ≥ 0."""
+    return distances.psi(*grouped(axis, reference, now))
+
+
+def _sums(group: Counts, counts: Counts) -> Counts:
+    return np.bincount(group, weights=counts, minlength=GROUPS + 2).astype(np.int64)
+
+
+def own_distances(days: Sequence[Profile]) -> Floats:
+    """How far each day of a reference is from its other days, as stability indices, [days, axes]."""
+    if not days:
+        return np.zeros((0, 0))
+    whole = sum(days[1:], days[0])
+    return np.array(
+        [
+            [
+                stability(axis, rest, own)
+                for (axis, rest), (_, own) in zip((whole - day).columns(), day.columns(), strict=True)
+            ]
+            for day in days
+        ]
+    )
+
+
+def observe(
+    scene: Scene, now: Profile, reference: Sequence[Profile], kinds: Sequence[ObservationKind], threshold: float
+) -> list[Observation]:
+    """Drift of each column of a day, held against how far the reference's own days are apart.
+
+    A column drifted if its stability index reaches the threshold and is unusual among those of the reference's days:
+    neither the chance of few rows nor what comes and goes every day is drift. It is no alarm, it explains.
+
+    Args:
+        scene: whose alpha all columns share.
+        now: of the rows that are looked at.
+        reference: of each day of the reference.
+        kinds: of drift, per axis.
+        threshold: stability index from which a column counts as drifted.
+    """
+    whole = sum(reference[1:], reference[0])
+    own = own_distances(reference)
+    alpha = scene.alpha / max(1, len(now.axes))
+    return [
+        _observed(scene, kind, axis, before, after, own[:, i], alpha, threshold)
+        for i, (kind, (axis, before), (_, after)) in enumerate(zip(kinds, whole.columns(), now.columns(), strict=True))
+        if after[:-1].sum() and before[:-1].sum()
+    ]
+
+
+def _observed(
+    scene: Scene, kind: ObservationKind, axis: Axis, before: Counts, after: Counts, own: Floats, alpha: float,
+    threshold: float,
+) -> Observation:  # fmt: skip
+    effect, rows = stability(axis, before, after), int(after[:-1].sum())
+    usual = float(np.median(own))
+    told = f"{axis.name}: stability index {effect:.3f}, threshold {threshold:g}, the reference's own days {usual:.3f}"
+    if len(own) < FEWEST:
+        verdict = Verdict(outcome="inconclusive", reason=f"{told}; {len(own)} days to compare, needs {FEWEST}")
+        return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict)
+    p = high_distance(effect, own)
+    told += f"; p {p:.2g}, unusual at {alpha:.2g}; most changed: {most_changed(axis, before[:-1], after[:-1])}"
+    verdict = Verdict.when(effect < threshold or p > alpha, told)
+    return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict, p_value=p)
+
+
+SLICE_ROWS = 200
+"""A slice of fewer rows is not looked at: its stability index would be chance alone."""
+
+
+def observe_slices(
+    scene: Scene,
+    now: Mapping[str, Profile],
+    reference: Mapping[str, Profile],
+    kinds: Sequence[ObservationKind],
+    threshold: float,
+) -> list[Observation]:
+    """Columns that drifted within a slice: those whose index reaches the threshold although chance is allowed for.
+
+    The index that chance alone gives, (groups - 1) (1/n + 1/m) on average, is taken off first: F. Yurdakul &
+    J. Naranjo, Statistical properties of the population stability index, Journal of Risk Model Validation 14, 2020.
+    """
+    return [
+        observation
+        for name, part in now.items()
+        if name in reference and min(part.rows, reference[name].rows) >= SLICE_ROWS
+        for kind, (axis, before), (_, after) in zip(kinds, reference[name].columns(), part.columns(), strict=True)
+        if (observation := _in_slice(scene, name, kind, axis, before, after, threshold))
+    ]
+
+
+def _in_slice(
+    scene: Scene, name: str, kind: ObservationKind, axis: Axis, before: Counts, after: Counts, threshold: float
+) -> Observation | None:
+    n, m = int(after[:-1].sum()), int(before[:-1].sum())
+    if not n or not m:
+        return None
+    few = grouped(axis, before, after)
+    effect = distances.psi(*few) - (np.count_nonzero(few[0] + few[1]) - 1) * (1 / n + 1 / m)
+    if effect < threshold:
+        return None
+    reason = (
+        f"{axis.name} where {name}: stability index {effect:.3f} beyond chance, threshold {threshold:g}; "
+        f"most changed: {most_changed(axis, before[:-1], after[:-1])}"
+    )
+    verdict = Verdict(outcome="fail", reason=reason)
+    return scene.observe(kind, axis.name, "psi", effect, threshold, n, verdict, slice=name)
+
+
+class ProfileDrift:
+    """evergrow's own `DriftTool`: everything from two profiles, so that the reference is counted once for ever."""
+
+    def compare(
+        self, reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
+    ) -> Sequence[Comparison]:
+        """Distances of all features; see `compare` for which."""
+        names = [feature.name for feature in features]
+        before = pa.Table.from_pandas(reference[names], preserve_index=False)
+        axes = axes_of(features, before)
+        now = pa.Table.from_pandas(current[names], preserve_index=False)
+        return compare(profile(axes, before), profile(axes, now))
+
+
+def compare(reference: Profile, now: Profile) -> list[Comparison]:
+    """Distances column by column.
+
+    Numbers: psi, ks, jensenshannon, hellinger, and wasserstein in standard deviations of the reference. Categories:
+    psi, jensenshannon, hellinger, and chi2 as its statistic with a p-value that takes rows for independent. A column
+    without values in either has none.
+    """
+    found: list[Comparison] = []
+    for i, ((axis, before), (_, after)) in enumerate(zip(reference.columns(), now.columns(), strict=True)):
+        rows, reference_rows = int(after[:-1].sum()), int(before[:-1].sum())
+        if not rows or not reference_rows:
+            continue
+        low, high = min(reference.low[i], now.low[i]), max(reference.high[i], now.high[i])
+        found += [
+            Comparison(column=axis.name, test=test, effect=effect, p_value=p, rows=rows, reference_rows=reference_rows)
+            for test, effect, p in _tests(axis, before, after, low, high)
+        ]
+    return found
+
+
+def _tests(
+    axis: Axis, before: Counts, now: Counts, low: float, high: float
+) -> Iterator[tuple[str, float, float | None]]:
+    few = grouped(axis, before, now)
+    yield "psi", distances.psi(*few), None
+    yield "jensenshannon", distances.jensen_shannon(*few), None
+    yield "hellinger", distances.hellinger(*few), None
+    if axis.kind == "categorical":
+        yield "chi2", *distances.chi_square(*few)
+        return
+    yield "ks", distances.kolmogorov_smirnov(before[:-1], now[:-1]), None
+    ends = np.array([min(low, axis.edges[0]), *axis.edges, max(high, axis.edges[-1])])
+    if axis.spread > 0 and np.isfinite(ends).all():
+        yield "wasserstein", distances.wasserstein(before[:-1], now[:-1], ends) / axis.spread, None
+
+
+def most_changed(axis: Axis, reference: Counts, now: Counts) -> str:
+    """The cell whose share changed most, in words: "EWR 36 % → 51 %"."""
+    p, q = distances.shares(reference), distances.shares(now)
+    cell = int(np.argmax(np.abs(q - p)))
+    return f"{axis.name_of(cell)} {p[cell]:.1%} → {q[cell]:.1%}"
