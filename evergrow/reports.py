@@ -1,15 +1,20 @@
-"""Where the pages people look at are: below `<home>/reports/<model>/`, one set a training run."""
+"""Where the pages people look at are: below `<home>/reports/<model>/`, one set a training run or a look at service."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from evergrow.contracts import instant
+from evergrow.contracts import Decision, instant
+from evergrow.data.lake import replace
 from evergrow.environment import Environment
 from evergrow.errors import DataError
+from evergrow.monitoring.watch import FILE, Watch
 
-REPORT, EXPLORATION = "report.html", "exploration.html"
+REPORT, EXPLORATION, DECISION = "report.html", "exploration.html", "decision.json"
+
+PIPELINE = {"as_of": "training", "watch": "monitoring"}
+"""What writes each kind of report."""
 
 
 def folder(environment: Environment, model: str, as_of: str) -> Path:
@@ -25,17 +30,27 @@ def keep(environment: Environment, model: str, as_of: str, report: Path, explora
     return Path(shutil.copyfile(report, place / REPORT))
 
 
-def newest(environment: Environment, model: str | None = None) -> Path:
-    """The report written last, of one model or of any.
+def keep_watch(environment: Environment, watch: Watch, decision: Decision, html: str) -> list[Path]:
+    """Write what monitoring saw, decided and shows of it to where it is found; returns the files."""
+    place = environment.home / "reports" / watch.model / f"watch={watch.as_of:%Y-%m-%dT%H%M%SZ}"
+    watch.save(place)
+    contents = {DECISION: decision.model_dump_json(indent=1) + "\n", REPORT: html}
+    for name, content in contents.items():
+        replace(place / name, content.encode())
+    return [place / FILE, *(place / name for name in contents)]
+
+
+def newest(environment: Environment, model: str | None = None, kind: str = "as_of") -> Path:
+    """The report written last, of one model or of any; of training, or of service ("watch").
 
     Raises:
         DataError: there is none yet.
     """
-    found = (environment.home / "reports").glob(f"{model or '*'}/*/{REPORT}")
+    found = (environment.home / "reports").glob(f"{model or '*'}/{kind}=*/{REPORT}")
     written = sorted(found, key=lambda path: path.stat().st_mtime)
     if not written:
         raise DataError(
             f"there is no report{f' of {model}' if model else ''} in {environment.home}",
-            hint="`evergrow run training -f models/<name>/model.yaml` writes one",
+            hint=f"`evergrow run {PIPELINE[kind]} -f models/<name>/model.yaml` writes one",
         )
     return written[-1]

@@ -18,9 +18,15 @@ from evergrow.integrations.labels import MODEL, PIPELINE
 from evergrow.spec.environment import EnvironmentSpec
 from pipelines.batch_scoring import batch_scoring
 from pipelines.materialization import materialization
+from pipelines.monitoring import monitoring
 from pipelines.training import training
 
-PIPELINES = {"training": training, "materialization": materialization, "batch_scoring": batch_scoring}
+PIPELINES = {
+    "training": training,
+    "materialization": materialization,
+    "batch_scoring": batch_scoring,
+    "monitoring": monitoring,
+}
 GOLDEN = Path("tests/pipelines/golden")
 
 

@@ -40,6 +40,7 @@ class Pipeline(StrEnum):
     TRAINING = "training"
     MATERIALIZATION = "materialization"
     BATCH_SCORING = "batch_scoring"
+    MONITORING = "monitoring"
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The model's document.", show_default=False)]
@@ -167,9 +168,10 @@ def run_pipeline(
     from evergrow.integrations.kubeflow import LocalRunner
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
-        # What is online has no as-of of its own: another materialization may have come in between. In an environment
-        # of a cluster nothing here outlives the run; whoever submits it finds out whether it was done.
-        once = pipeline is not Pipeline.MATERIALIZATION and environment.store is None
+        # What is online has no as-of of its own: another materialization may have come in between. Nor has what was
+        # answered: predictions of the past are still being shipped. In an environment of a cluster nothing here
+        # outlives the run; whoever submits it finds out whether it was done.
+        once = pipeline in (Pipeline.TRAINING, Pipeline.BATCH_SCORING) and environment.store is None
         if (
             once
             and not again
@@ -188,6 +190,8 @@ def run_pipeline(
         summary |= _trained(environment, document, as_of, done)
     if pipeline is Pipeline.BATCH_SCORING:
         summary |= _scored(environment, Path(done.returned["commit"]))
+    if pipeline is Pipeline.MONITORING:
+        summary |= _watched(environment, document, done)
     if once:
         runs.remember(environment, pipeline, document, as_of, summary, _made(summary))
     return summary
@@ -223,6 +227,21 @@ def _place(environment: Environment) -> EnvironmentSpec:
             hint="from outside of a cluster: `evergrow submit ... --env dev --runner pods`",
         )
     return place
+
+
+def _watched(environment: Environment, document: ContinualModel, done: Run) -> dict[str, Any]:
+    from evergrow import reports
+    from evergrow.monitoring.watch import Watch, decide
+
+    watch = Watch.load(done.artifact("observe", "watch"))
+    kept = reports.keep_watch(environment, watch, decide(watch), done.artifact("decide", "page").read_text("utf-8"))
+    return {
+        "action": done.returned["decide"],
+        "alarms": int(done.returned["observe"]),
+        "reasons": list(decide(watch).reasons),
+        "numbers": watch.numbers(),
+        "report": str(kept[-1]),
+    }
 
 
 def _scored(environment: Environment, predictions: Path) -> dict[str, Any]:
@@ -282,4 +301,7 @@ def _told(summary: dict[str, Any]) -> str:
         lines += [f"version {summary['version']}: {serving}", f"report: {summary['report']}"]
     if "predictions" in summary:
         lines += [f"predictions: {summary['predictions']}"]
+    if "action" in summary:
+        lines += [f"{summary['action']}: {reason}" for reason in summary["reasons"]]
+        lines += [f"report: {summary['report']}"]
     return "\n".join([*lines, f"done in {summary['seconds']} s, log and artifacts in {summary['run']}"])

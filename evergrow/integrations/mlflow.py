@@ -67,6 +67,28 @@ def _hint(code: str) -> str:
     }.get(code, "")
 
 
+def client(environment: Environment) -> Any:
+    """MLflow's client of an environment's server or file, which is made if it is not there."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.tracking.client import MlflowClient
+
+    uri = environment.tracking_uri
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment(mlflow: Any, environment: Environment, name: str) -> str:
+    """Id of the experiment of a name, which is made if it is not there."""
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = environment.tracking_uri.startswith("sqlite:")
+    artifacts = (environment.home / "mlflow" / "artifacts" / name).as_uri() if local else None
+    return str(mlflow.create_experiment(name, artifact_location=artifacts))
+
+
 class MlflowRegistry:
     """`evergrow.ports.ModelRegistry` on MLflow. Versions are immutable: only aliases and verdict tags change."""
 
@@ -77,14 +99,7 @@ class MlflowRegistry:
 
     @functools.cached_property
     def _client(self) -> Any:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        from mlflow.tracking.client import MlflowClient
-
-        uri = self.environment.tracking_uri
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return client(self.environment)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -243,18 +258,10 @@ class MlflowRegistry:
 
         self._become_mlflows_default()
         with mlflow.start_run(
-            experiment_id=self._experiment(trained.model),
+            experiment_id=experiment(self._client, self.environment, trained.model),
             run_name=f"as-of-{trained.as_of:%Y-%m-%d}-{trained.identity.digest[:8]}",
         ) as run:
             yield run.info.run_id
-
-    def _experiment(self, model: str) -> str:
-        experiment = self._client.get_experiment_by_name(model)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        local = self.environment.tracking_uri.startswith("sqlite:")
-        artifacts = (self.environment.home / "mlflow" / "artifacts" / model).as_uri() if local else None
-        return str(self._client.create_experiment(model, artifact_location=artifacts))
 
     def _ensure_registered(self, model: str) -> None:
         if not self._client.search_registered_models(f"name = '{model}'"):

@@ -97,7 +97,7 @@ class PredictionStore:
         for day, names in sorted(self._by_day(model).items()):
             if since.date() <= day <= until.date():
                 for name in names:
-                    rows = self.segment(name, columns)
+                    rows = self.segment(name, None if columns is None else [*columns, "event_timestamp"])
                     asked = rows["event_timestamp"]
                     yield rows.filter(pc.and_(pc.greater_equal(asked, since), pc.less(asked, until)))
 

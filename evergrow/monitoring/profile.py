@@ -162,6 +162,12 @@ class Profile:
         """The profile without rows that are part of it; the extremes stay those of all."""
         return Profile(self.axes, self.rows - other.rows, self.counts - other.counts, self.low, self.high, self.unseen)
 
+    def first(self, axes: int) -> Profile:
+        """The profile of the first so many columns."""
+        cells = sum(axis.cells for axis in self.axes[:axes])
+        kept = {axis.name: self.unseen[axis.name] for axis in self.axes[:axes] if axis.name in self.unseen}
+        return Profile(self.axes[:axes], self.rows, self.counts[:cells], self.low[:axes], self.high[:axes], kept)
+
     def columns(self) -> Iterator[tuple[Axis, Counts]]:
         """Each axis with the counts of its cells."""
         yield from zip(self.axes, self._split(), strict=True)
