@@ -35,7 +35,8 @@ class Source(Protocol):
 
         Pure. A feature row of instant t depends on raw rows known by t only. Each feature table has its join
         keys, `event_timestamp` and `created_timestamp`; `examples` has the entity keys, `event_timestamp`,
-        request-time values, the label (missing while unknown) and `known_at` (missing while unknown).
+        request-time values, the label (missing while unknown) and `known_at` (missing while unknown). A label that
+        was corrected is another row, the same but for its label and a later `known_at`.
         """
         ...
 

@@ -90,7 +90,8 @@ def upcoming(document: ContinualModel, examples: pd.DataFrame, as_of: str) -> pd
             f"{document.name}: no example is to be predicted in the {document.spec.scoring.horizon} after {as_of}",
             hint=f"examples reach from {asked.min()} to {asked.max()}; give another --as-of, or ingest further",
         )
-    rows = rows.drop(columns=[document.spec.label.column, KNOWN_AT], errors="ignore")
+    # A label and its corrections are one prediction.
+    rows = rows.drop(columns=[document.spec.label.column, KNOWN_AT], errors="ignore").drop_duplicates()
     return rows.sort_values(list(rows.columns), kind="stable").reset_index(drop=True)
 
 

@@ -106,7 +106,15 @@ def _known(examples: pd.DataFrame, label: str, as_of: datetime) -> pd.DataFrame:
         )
     if known.empty:
         raise NotEnoughData(f"no label was known as of {as_of.isoformat()}, of {len(examples):,} examples")
-    return known
+    return _last_known(known, [c for c in known.columns if c not in (KNOWN_AT, label)])
+
+
+def _last_known(known: pd.DataFrame, same: list[str]) -> pd.DataFrame:
+    """Of a label and its corrections, which are rows that differ in nothing else, the one that was known last."""
+    if not known.duplicated(same).any():
+        return known
+    rows: pd.DataFrame = known.sort_values(KNOWN_AT, kind="stable").drop_duplicates(same, keep="last").sort_index()
+    return rows
 
 
 def _check_labels(model: ContinualModel, rows: pd.DataFrame) -> None:
@@ -118,7 +126,10 @@ def _check_labels(model: ContinualModel, rows: pd.DataFrame) -> None:
     wrong = labels[~labels.isin([0, 1])] if task == "binary-classification" else labels[labels.abs() == float("inf")]
     if len(wrong):
         rule = "0 or 1" if task == "binary-classification" else "finite"
-        raise DataError(f"examples.{column} must be {rule} for {task}, found {wrong.iloc[0]} in {len(wrong):,} rows")
+        raise DataError(
+            f"examples.{column} must be {rule} for {task}, found {wrong.iloc[0]} in {len(wrong):,} rows",
+            data=[f"found {wrong.iloc[0]}"],
+        )
 
 
 def _window(rows: pd.DataFrame, model: ContinualModel) -> pd.DataFrame:

@@ -50,7 +50,7 @@ class Submission:
 
     Attributes:
         environment: where, and with which image.
-        pipeline: its name: training, materialization or batch_scoring.
+        pipeline: its name: training, materialization, batch_scoring or monitoring.
         document: the model's.
         as_of: as if it were then; timezone-aware.
         reason: why, for the run's name.
@@ -79,10 +79,10 @@ class Submission:
     def needless_after(self) -> frozenset[State]:
         """States of an earlier run of the same identity that make another one needless.
 
-        One that succeeded does, but for a materialization: what is online has no as-of of its own, and another one may
-        have come in between.
+        One that succeeded does, but for a materialization, since another one may have come in between, and for a look
+        at service, since predictions of the past are still being shipped.
         """
-        done: set[State] = {"succeeded"} if self.pipeline != "materialization" else set()
+        done: set[State] = {"succeeded"} if self.pipeline in ("training", "batch_scoring") else set()
         return frozenset({"pending", "running", *done})
 
     @property

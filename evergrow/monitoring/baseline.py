@@ -126,7 +126,8 @@ class Baseline:
         table = _table(features, slices, rows, scores, labels)
         axes = axes_of([*(Feature(name=logged(f.name), kind=f.kind) for f in features), _number(SCORE)], table)
         groupings = tuple(Grouping.by(column, table[column]) for column in slices)
-        seconds = pc.cast(pc.cast(table[EVENT_TIMESTAMP], pa.timestamp("s", "UTC")), pa.int64()).to_numpy()
+        seconds = pc.cast(pc.floor_temporal(table[EVENT_TIMESTAMP], unit="second"), pa.timestamp("s", "UTC"))
+        seconds = pc.cast(seconds, pa.int64()).to_numpy()
         label_axis = Axis.of(_number(LABEL), table[LABEL])
         parts = [(day, table.filter(pa.array(seconds // 86400 == day))) for day in np.unique(seconds // 86400)]
         return cls(

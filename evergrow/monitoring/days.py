@@ -92,10 +92,14 @@ class Day:
 
 def with_ages(rows: pa.Table, axes: tuple[Axis, ...]) -> pa.Table:
     """Rows of the log with how old each view's features were, in seconds; missing where nothing was found."""
-    asked = pc.cast(rows[EVENT_TIMESTAMP], pa.int64())
+    asked = _microseconds(rows[EVENT_TIMESTAMP])
     for axis in axes:
         column = f"{axis.name.removeprefix('age of ')}{_SUFFIX}"
         if is_age(axis) and column in rows.column_names:
-            age = pc.divide(pc.cast(pc.subtract(asked, pc.cast(rows[column], pa.int64())), pa.float64()), 1e6)
-            rows = rows.append_column(axis.name, age)
+            age = pc.cast(pc.subtract(asked, _microseconds(rows[column])), pa.float64())
+            rows = rows.append_column(axis.name, pc.divide(age, 1e6))
     return rows
+
+
+def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.cast(pc.cast(instants, pa.timestamp("us", "UTC"), safe=False), pa.int64())

@@ -118,8 +118,8 @@ def worst_slices(rows: pd.DataFrame, losses: Floats, columns: Sequence[str], mos
     """The slices whose loss is most certainly above that of the rest, among all values of all columns, and pairs.
 
     Every value of every column is a slice (numbers in quarters); of the columns that tell most, every pair of values is
-    one, too. That so many are searched is allowed for: an interval holds for all of them at once (Bonferroni). A slice
-    that shares a part with a worse one that is told is left out.
+    one, too. That so many are searched is allowed for: an interval holds for all of them at once (Bonferroni). A pair is
+    told if it is surely worse than either of its parts; and nothing that shares a part with a worse one is.
 
     Args:
         rows: with `event_timestamp` and the columns, [n].
@@ -135,8 +135,10 @@ def worst_slices(rows: pd.DataFrame, losses: Floats, columns: Sequence[str], mos
     paired = list(dict.fromkeys(one.where[0].partition("=")[0] for one in strongest))[:PAIRED]
     pairs = [_excess(*pair, losses, blocks) for pair in _pairs({column: codes[column] for column in paired}, least)]
     searched = [*singles, *pairs]
-    told = [one.told(TAIL / len(searched)) for one in searched]
-    return _without_parts(sorted((one for one in told if one.low > 0), key=lambda one: -one.low))[:most]
+    usual = {one.where[0]: max(0.0, one.excess) for one in singles}
+    told = [(one.told(TAIL / len(searched)), max(usual.get(part, 0.0) for part in one.where)) for one in searched]
+    worse = [one for one, parts in told if one.low > (parts if " and " in one.where else 0)]
+    return _without_parts(sorted(worse, key=lambda one: -one.low))[:most]
 
 
 _Codes = dict[str, tuple[NDArray[np.intp], pd.Index]]

@@ -236,7 +236,7 @@ class Network(Part):
     gateway_namespaces: tuple[Name, ...] = ("envoy-gateway-system",)
     """Namespaces whose pods may call servers: those of the Gateway's proxies."""
     monitoring_namespaces: tuple[Name, ...] = ("monitoring",)
-    """Namespaces whose pods may read servers' metrics."""
+    """Namespaces whose pods may read servers' metrics, and take their traces."""
 
 
 class Execution(Part):
@@ -279,7 +279,7 @@ class Code(Part):
 class Schedule(Part):
     """A pipeline that is run again and again."""
 
-    pipeline: Literal["training", "materialization", "batch_scoring"]
+    pipeline: Literal["training", "materialization", "batch_scoring", "monitoring"]
     """Which one."""
     cron: Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
     """Five fields, UTC: minute, hour, day of month, month, day of week."""
@@ -332,6 +332,78 @@ class Data(Part):
     """Where credentials are."""
 
 
+class Logs(Part):
+    """What servers, shippers and steps log."""
+
+    format: Literal["json", "text"] = "json"
+    """`json`: one object a line, for what collects logs; `text`: a line for people."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least level that is logged of what is ours; libraries are heard from WARNING on, or all of them with DEBUG."""
+
+
+class Tracing(Part):
+    """Traces of requests: OpenTelemetry, in the W3C's trace context."""
+
+    endpoint: Url | None = None
+    """Where servers send spans by OTLP over HTTP: "http://collector.monitoring:4318"; null for nowhere."""
+    sampling: float = Field(0.01, ge=0, le=1)
+    """Share of requests that are traced, of those that come without a trace context; others are as theirs says."""
+
+
+class PodMonitor(Part):
+    """A PodMonitor of the Prometheus operator, which has Prometheus read servers' metrics."""
+
+    enabled: bool = False
+    """Whether to make it; the cluster must know monitoring.coreos.com/v1."""
+    labels: Mapping[str, str] = {}
+    """Labels by which your Prometheus finds it: {release: prometheus}."""
+    interval: Duration = Field(default="30s", validate_default=True, ge=timedelta(seconds=1))
+    """How often metrics are read."""
+
+
+class PrometheusRules(Part):
+    """A PrometheusRule of the Prometheus operator: alerts, each with a page in docs/runbooks."""
+
+    enabled: bool = False
+    """Whether to make it; the cluster must know monitoring.coreos.com/v1."""
+    labels: Mapping[str, str] = {}
+    """Labels by which your Prometheus finds it: {release: prometheus}."""
+    runbooks: str = "docs/runbooks"
+    """Where docs/runbooks is read: the URL that alerts' `runbook_url` begins with."""
+    availability: float = Field(99.9, ge=95, lt=100)
+    """Objective: percent of a model's requests, over 30 days, that are not answered with a fault of the server's (5xx)."""
+    latency: Literal["0.01", "0.025", "0.05", "0.1", "0.25", "0.5"] = "0.1"
+    """Seconds within which a request is to be answered; bounds of the server's histogram."""
+    latency_objective: float = Field(99, ge=95, lt=100)
+    """Objective: percent of a model's answered requests, over 30 days, that are answered within that."""
+    stale_share: float = Field(0.05, gt=0, lt=1)
+    """Share of rows predicted without a feature view because what is known of it is too old, from which on it is told."""
+
+
+class Dashboards(Part):
+    """Dashboards of Grafana, as ConfigMaps that its sidecar finds."""
+
+    enabled: bool = False
+    """Whether to make them."""
+    labels: Mapping[str, str] = {"grafana_dashboard": "1"}
+    """Labels by which your Grafana finds them."""
+
+
+class Observability(Part):
+    """What is seen of the environment from outside."""
+
+    logs: Logs = Logs()
+    """What is logged."""
+    tracing: Tracing = Tracing()
+    """Traces of requests."""
+    pod_monitor: PodMonitor = PodMonitor()
+    """Whether Prometheus reads servers' metrics through a PodMonitor."""
+    prometheus_rules: PrometheusRules = PrometheusRules()
+    """Alerts."""
+    dashboards: Dashboards = Dashboards()
+    """Dashboards."""
+
+
 class EnvironmentSpec(Part):
     """One environment: dev, staging, production."""
 
@@ -345,6 +417,8 @@ class EnvironmentSpec(Part):
     """Axis 3: which models live here, by name."""
     data: Data
     """Axis 4: which data is read and written."""
+    observability: Observability = Observability()
+    """Beside the axes: what is seen of it all from outside."""
 
     @property
     def steps_namespace(self) -> str:

@@ -102,6 +102,20 @@ def test_a_sliding_window_is_the_length_of_the_part_that_is_fitted(tmp_path):
     assert about.calibration_from - rows[EVENT_TIMESTAMP].iloc[0] == timedelta(days=4) - HOUR
 
 
+def test_a_corrected_label_counts_from_when_the_correction_was_known(tmp_path):
+    rows = examples()
+    first = rows.iloc[10]
+    corrected = first.copy()
+    corrected["litres"], corrected[KNOWN_AT] = first["litres"] + 1, at(350)
+    both = pd.concat([corrected.to_frame().T.astype(rows.dtypes), rows], ignore_index=True)
+
+    for hours, expected in ((349, first["litres"]), (350, corrected["litres"])):
+        about, table = made(tmp_path / str(hours), both, at(hours))
+        same = (table[EVENT_TIMESTAMP] == first[EVENT_TIMESTAMP]) & (table["meter"] == first["meter"])
+        assert table[same]["litres"].tolist() == [expected]
+        assert about.rows == 2 * hours
+
+
 def test_rows_without_a_label_are_left_out(tmp_path):
     rows = examples()
     rows.loc[rows.meter == "b", ["litres", KNOWN_AT]] = None
