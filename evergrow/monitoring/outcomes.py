@@ -15,7 +15,7 @@ from evergrow.contracts import EVENT_TIMESTAMP, Metric, Observation, Slice, Verd
 from evergrow.errors import NotEnoughData
 from evergrow.evaluation.slices import Skipped
 from evergrow.learning.losses import row_losses
-from evergrow.monitoring import bias, drift, estimated, performance
+from evergrow.monitoring import bias, drift, estimated, harm, performance
 from evergrow.monitoring.baseline import LABEL, SCORE, Baseline, logged
 from evergrow.monitoring.inputs import scene_of
 from evergrow.monitoring.performance import DAY, VERSION, DayPerformance, WorstSlice
@@ -23,12 +23,11 @@ from evergrow.monitoring.profile import profile
 from evergrow.monitoring.scene import Scene
 from evergrow.monitoring.truth import LABEL_FIRST_KNOWN_AT, Delay, LabelDay, delay, label_days
 from evergrow.spec import ContinualModel
-from evergrow.statistics.means import time_blocks
 
 Floats = NDArray[np.float64]
 
-LABELS, BIAS, HARM = 0.05, 0.1, 0.5
-"""Shares of the accepted false alarms that the checks of missing labels, of groups and of performance have."""
+LABELS, BIAS = 0.05, 0.1
+"""Shares of the accepted false alarms that the checks of missing labels and of groups have."""
 RECENT = 28
 """Matured days whose rows are compared by group and by slice."""
 REFIT = 7
@@ -107,6 +106,7 @@ def judge(
         worst=performance.worst_slices(recent, losses, [*dict.fromkeys((*slices, *columns))]) if len(recent) else [],
         observations=[
             *_labels(labels_scene, wait, days),
+            *_harm(document, judged, days, baselines),
             *_label_drift(document, judged, baselines),
             *_bias(document, recent, losses, today),
             *_track_records(document, estimates, realised, today),
@@ -148,6 +148,14 @@ def _labels(scene: Scene, wait: Delay, days: Sequence[LabelDay]) -> list[Observa
             p_value=newest.p_value,
         )
     ]  # fmt: skip
+
+
+def _harm(
+    document: ContinualModel, judged: pd.DataFrame, days: Sequence[LabelDay], baselines: Mapping[int, Baseline]
+) -> list[Observation]:
+    served = sorted(int(version) for version in judged[VERSION].unique())
+    found = (harm.observe(document, judged, days, baselines[v].losses, v, len(served)) for v in served)
+    return [one for one in found if one is not None]
 
 
 def _label_drift(
@@ -241,17 +249,6 @@ def _track_records(
             )
         )  # fmt: skip
     return found
-
-
-def gate_losses(document: ContinualModel, rows: pd.DataFrame) -> Floats:
-    """The gate's loss of each row with a label, [n]."""
-    y, scores = rows[LABEL].to_numpy(np.float64), rows[SCORE].to_numpy(np.float64)
-    return row_losses(document.spec.evaluation.gate.metric, y, scores)
-
-
-def blocks_of(rows: pd.DataFrame, length: int) -> NDArray[np.intp]:
-    """The block of time of each row, of so many seconds."""
-    return time_blocks(performance.seconds(rows), length)
 
 
 def _start(day: date) -> datetime:

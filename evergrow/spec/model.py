@@ -251,7 +251,7 @@ class Fairness(Part):
 class Monitoring(Part):
     """How a model in service is watched: alarms are for harm and for data that is broken, drift explains."""
 
-    false_alarms_per_month: Annotated[float, Field(gt=0, le=10)] = 0.5
+    false_alarms_per_month: Annotated[float, Field(gt=0, le=4)] = 0.5
     """How many alarms a model that is well may raise, on average: all its checks together share them."""
     harm: Annotated[float, Field(ge=0)] = 0.0
     """By how much the gate's loss may rise above that of the holdout before it counts as harm, in its unit."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evergrow.contracts import Feature
 from evergrow.errors import DataError
+from evergrow.learning.losses import log_loss
 from evergrow.monitoring.baseline import Baseline
 from evergrow.monitoring.days import ALL, Day
 from evergrow.monitoring.profile import profile
@@ -24,7 +25,7 @@ INSTANT = pa.timestamp("us", "UTC")
 def baseline(rows=None):
     rows = outcomes(days=10) if rows is None else rows
     y, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    return Baseline.of(FEATURES, ["origin"], rows, scores, y, np.abs(y - scores))
+    return Baseline.of(FEATURES, ["origin"], rows, scores, y, log_loss(y, scores))
 
 
 BASE = baseline()

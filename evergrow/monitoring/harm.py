@@ -1,0 +1,115 @@
+"""Harm: a version's realised loss, day by day, against its holdout's, by a test that may look after every day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evergrow.contracts import EVENT_TIMESTAMP, Observation, Verdict
+from evergrow.learning.losses import row_losses
+from evergrow.monitoring.baseline import SCORE, Losses
+from evergrow.monitoring.inputs import scene_of
+from evergrow.monitoring.performance import VERSION
+from evergrow.monitoring.scene import Scene
+from evergrow.monitoring.truth import LABEL, LabelDay
+from evergrow.spec import ContinualModel
+from evergrow.statistics.sequential import LEAST_DAYS, Detector, Finding, Reference, detect
+
+Floats = NDArray[np.float64]
+
+SHARE = 0.5
+"""Of the accepted false alarms."""
+STANDS = 7
+"""Days for which an alarm stands: the test starts again after one, and what lasts is seen again by then."""
+_DAY = 24
+_EPOCH = date(1970, 1, 1)
+
+
+def observe(
+    document: ContinualModel,
+    judged: pd.DataFrame,
+    days: Sequence[LabelDay],
+    losses: Losses,
+    version: int,
+    versions: int,
+) -> Observation | None:
+    """Whether a version does harm, as of its newest matured day; None if it has none.
+
+    Args:
+        document: of the model: the metric, the accepted rise and the accepted false alarms.
+        judged: predictions of matured days with labels, of all versions.
+        days: the state of each day's labels.
+        losses: of the version's holdout.
+        version: which one.
+        versions: that share the accepted false alarms.
+    """
+    rows = judged[judged[VERSION] == version]
+    if rows.empty:
+        return None
+    first, last = rows[EVENT_TIMESTAMP].dt.date.min(), rows[EVENT_TIMESTAMP].dt.date.max()
+    scene = scene_of(document, version, last, f"holdout of version {version}", SHARE / versions)
+    means, counts = _reference(losses)
+    if (counts > 0).sum() < LEAST_DAYS:
+        reason = f"the holdout has {(counts > 0).sum()} days, at least {LEAST_DAYS} are needed to judge by"
+        return _observed(document, scene, None, Verdict(outcome="inconclusive", reason=reason), len(rows))
+    rule, metric = document.spec.monitoring, document.spec.evaluation.gate.metric
+    begin = _EPOCH + timedelta(days=int(losses.hours[0]) // _DAY)
+    detector = Detector(
+        Reference.of(means, counts),
+        rule.harm,
+        rule.false_alarms_per_month * SHARE / versions,
+        metric,
+        datetime(begin.year, begin.month, begin.day, tzinfo=UTC),
+    )
+    # What served before the holdout was over is not news to it.
+    start = max(first, begin + timedelta(days=len(means)))
+    if start > last:
+        return None
+    skipped = (start - begin).days - len(means)
+    found = detect(detector, *_stream(rows, metric, days, start, last, skipped))
+    return _judged(document, scene, [one for one in found[skipped:] if one], len(rows))
+
+
+def _reference(losses: Losses) -> tuple[Floats, Floats]:
+    """Mean loss and rows of each day of the holdout, none left out."""
+    numbers, means, rows = losses.blocks(_DAY)
+    place = numbers - numbers[0]
+    every, counts = np.zeros(place[-1] + 1), np.zeros(place[-1] + 1)
+    every[place], counts[place] = means, rows
+    return every, counts
+
+
+def _stream(
+    rows: pd.DataFrame, metric: str, days: Sequence[LabelDay], start: date, last: date, skipped: int
+) -> tuple[list[float], list[float]]:
+    """Mean loss and rows of each day after the holdout; a day that is not matured counts as one without rows."""
+    matured = {day.day for day in days if day.state == "matured"}
+    loss = row_losses(metric, rows[LABEL].to_numpy(np.float64), rows[SCORE].to_numpy(np.float64))
+    at = rows[EVENT_TIMESTAMP].dt.date.to_numpy()
+    every = [start + timedelta(days=i) for i in range((last - start).days + 1)]
+    of_days = [loss[at == day] if day in matured else loss[:0] for day in every]
+    means = [float(of_day.mean()) if len(of_day) else 0.0 for of_day in of_days]
+    return [0.0] * skipped + means, [0.0] * skipped + [float(len(of_day)) for of_day in of_days]
+
+
+def _judged(document: ContinualModel, scene: Scene, found: Sequence[Finding], rows: int) -> Observation:
+    """The first of the alarms that stand, or the newest finding."""
+    standing = [one for one in found[-STANDS:] if one.alarm]
+    shown = standing[0] if standing else found[-1]
+    return _observed(document, scene, shown, Verdict.when(not standing, shown.reason), rows)
+
+
+def _observed(
+    document: ContinualModel, scene: Scene, found: Finding | None, verdict: Verdict, rows: int
+) -> Observation:
+    effect, bounds = 0.0, {}
+    if found is not None:
+        effect, bounds = found.rise, {"low": found.low, "high": found.high}
+    return scene.observe(
+        "performance", document.spec.evaluation.gate.metric, "rise of the mean loss, sequential", effect,
+        document.spec.monitoring.harm, rows, verdict, alarm=True, **bounds,
+    )  # fmt: skip
