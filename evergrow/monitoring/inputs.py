@@ -13,7 +13,7 @@ from evergrow.monitoring.profile import Profile
 from evergrow.monitoring.scene import Scene, daily_alpha
 from evergrow.spec import ContinualModel
 
-VALUES, FRESHNESS, VOLUME = 0.2, 0.1, 0.05
+VALUES, FRESHNESS, VOLUME = 0.04, 0.02, 0.01
 """Shares of the accepted false alarms that the checks of values, ages and the number of rows have a day."""
 NAMED = 3
 """Unseen categories that a reason names."""

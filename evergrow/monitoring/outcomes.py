@@ -26,7 +26,7 @@ from evergrow.spec import ContinualModel
 
 Floats = NDArray[np.float64]
 
-LABELS, BIAS = 0.05, 0.1
+LABELS, BIAS = 0.01, 0.02
 """Shares of the accepted false alarms that the checks of missing labels and of groups have."""
 RECENT = 28
 """Matured days whose rows are compared by group and by slice."""

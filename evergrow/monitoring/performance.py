@@ -118,8 +118,8 @@ def worst_slices(rows: pd.DataFrame, losses: Floats, columns: Sequence[str], mos
     """The slices whose loss is most certainly above that of the rest, among all values of all columns, and pairs.
 
     Every value of every column is a slice (numbers in quarters); of the columns that tell most, every pair of values is
-    one, too. That so many are searched is allowed for: an interval holds for all of them at once (Bonferroni). A pair is
-    told if it is surely worse than either of its parts; and nothing that shares a part with a worse one is.
+    one, too. That so many are searched is allowed for: an interval holds for all of them at once (Bonferroni). A pair
+    is told if it is surely worse than either of its parts; and nothing that shares a part with a worse one is.
 
     Args:
         rows: with `event_timestamp` and the columns, [n].

@@ -70,6 +70,10 @@ def values(scene: Scene, now: Profile, reference: Sequence[Profile]) -> list[Obs
     return [_share(scene, *check, scene.alpha / len(checks)) for check in checks]
 
 
+LEAST: Mapping[ObservationKind, float] = {"ranges": 0.05}
+"""Least share that fails, however unusual: of the values beyond the reference's range, a season's are few, another
+unit's are most."""
+
 _Check = tuple[ObservationKind, str, str, int, int, Counts, Counts]
 
 
@@ -98,7 +102,7 @@ def _share(
         p, outcome = None, "inconclusive"
     else:
         p = high_share(count, rows, counts, sizes)
-        outcome = "fail" if p <= alpha else "pass"
+        outcome = "fail" if p <= alpha and effect >= LEAST.get(kind, 0.0) else "pass"
     held = f"; p {p:.2g}, alarm at {alpha:.2g}" if p is not None else f"; {len(counts)} days to compare, needs {FEWEST}"
     reason = f"{column}: {effect:.2%} {what} of {rows:,}, {scene.reference} {usual:.2%}{held}"
     low, high = wilson(count, rows)
