@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -47,19 +47,26 @@ def answers(
         return rows.assign(version=found.version, score=bundle.predict(bundle.columns(rows)))
 
 
-def log(environment: Environment, document: ContinualModel, rows: pd.DataFrame, name: str = "w") -> list[str]:
-    """Put answers in the log, a segment a day and version; returns the segments' names."""
+def log(
+    environment: Environment, document: ContinualModel, rows: pd.DataFrame, name: str = "w", views: Sequence[str] = ()
+) -> list[str]:
+    """Put answers in the log, a segment a day and version; returns the segments' names.
+
+    What is found in each of the views became so at the very instant that it is asked for.
+    """
     store = PredictionStore.of(environment)
     names = []
     for (day, version), part in rows.groupby([rows[EVENT_TIMESTAMP].dt.date, "version"]):
-        segment = _segment(document, part.reset_index(drop=True), day, int(version), name)
+        segment = _segment(document, part.reset_index(drop=True), day, int(version), name, tuple(views))
         assert segment.header is not None
         store.put(segment.header.name, parquet(segment))
         names.append(segment.header.name)
     return names
 
 
-def _segment(document: ContinualModel, rows: pd.DataFrame, day: date, version: int, name: str) -> Segment:
+def _segment(
+    document: ContinualModel, rows: pd.DataFrame, day: date, version: int, name: str, views: tuple[str, ...]
+) -> Segment:
     values = rows.drop(columns=[EVENT_TIMESTAMP, "version", "score"])
     columns = tuple(Column(name=c, type=TYPES.get(str(t), "UNIX_TIMESTAMP")) for c, t in values.dtypes.items())
     texts = values.copy()
@@ -67,17 +74,31 @@ def _segment(document: ContinualModel, rows: pd.DataFrame, day: date, version: i
         if column.type == "UNIX_TIMESTAMP":
             texts[column.name] = values[column.name].map(lambda at: at.isoformat(), na_action="ignore")
     records = [
-        (i, _record(asked, score, [None if pd.isna(v) else v for v in row]))
+        (i, _record(asked, score, [None if pd.isna(v) else v for v in row], views))
         for i, (asked, score, row) in enumerate(
             zip(rows[EVENT_TIMESTAMP], rows["score"], texts.itertuples(index=False, name=None), strict=True)
         )
     ]
     header = Header(
-        writer=f"{name}{version}", number=day.toordinal(), model=document.name, version=version, day=day, columns=columns, views=(),
+        writer=f"{name}{version}",
+        number=day.toordinal(),
+        model=document.name,
+        version=version,
+        day=day,
+        columns=columns,
+        views=views,
         retention=timedelta(days=400),
-    )  # fmt: skip
+    )
     return Segment(header, records, 0, 0)
 
 
-def _record(asked: pd.Timestamp, score: float, values: list[object]) -> Record:
-    return Record(Asked(f"r{asked.value}", "v1"), asked.timestamp(), 0.001, [values], [()], [float(score)], [()])
+def _record(asked: pd.Timestamp, score: float, values: list[object], views: Sequence[str]) -> Record:
+    return Record(
+        Asked(f"r{asked.value}", "v1"),
+        asked.timestamp(),
+        0.001,
+        [values],
+        [[asked.timestamp()] * len(views)],
+        [float(score)],
+        [()],
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,25 +16,32 @@ import pyarrow as pa
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, ModelVersion, Observation, instant
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
-from evergrow.errors import RegistryError
+from evergrow.errors import DataError, RegistryError
 from evergrow.evaluation.evaluate import BASELINE
+from evergrow.integrations import skew
+from evergrow.integrations.feast import FeastStore
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.object_store import fetch
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.integrations.watch_store import WatchStore
 from evergrow.journal import note, step
-from evergrow.monitoring import truth
+from evergrow.learning.bundle import Bundle
+from evergrow.monitoring import recent, truth
 from evergrow.monitoring.baseline import Baseline, logged
 from evergrow.monitoring.days import Day
-from evergrow.monitoring.inputs import observe_day
-from evergrow.monitoring.outcomes import Judged, judge
+from evergrow.monitoring.inputs import observe_day, scene_of
+from evergrow.monitoring.outcomes import judge
+from evergrow.monitoring.skew import observations
 from evergrow.monitoring.watch import DayTraffic, Watch
+from evergrow.prediction_log.records import HASH_KEY, hashed
 from evergrow.spec import ContinualModel, parse
 
 CATCH_UP = 7
 """Days back that are judged if monitoring did not run when they were over."""
 COMPARED = 28
 """Days before a day that its volume and freshness are held against."""
+COMPARED_ROWS = 2000
+"""Predictions of a day whose features are recomputed, evenly spread."""
 MOST_ROWS = 200_000
 """Rows with all their columns that are looked at together; of more, days are thinned out evenly."""
 
@@ -93,6 +101,11 @@ class Look:
         last = (self.as_of - timedelta(days=1)).date()
         return [min(served) + timedelta(days=i) for i in range((last - min(served)).days + 1)] if served else []
 
+    @property
+    def hash_key(self) -> bytes | None:
+        """What the server hashes columns of personal data with."""
+        return os.environ.get(HASH_KEY, "").encode() or None
+
     def _over(self, day: date) -> bool:
         return _start(day) + timedelta(days=1) <= self.as_of
 
@@ -100,7 +113,12 @@ class Look:
         """All of it."""
         counted = {day: self.store.count(self.predictions, day, self.baseline) for day in self.days}
         inputs = self._judge_days(counted)
-        judged = self._judge_labels()
+        if not self.days:
+            outcomes, judged, together = None, None, []
+        else:
+            outcomes = self.outcomes()
+            judged = judge(self.document, outcomes, self._baselines, self.as_of)
+            together = [*self._recent(outcomes), *self._skew()]
         return Watch.of(
             self.document.name,
             self.as_of,
@@ -108,7 +126,7 @@ class Look:
             {version: baseline.losses.mean for version, baseline in sorted(self._baselines.items())},
             [DayTraffic(day=d, version=v, rows=one.rows) for d, of_day in counted.items() for v, one in of_day.items()],
             judged,
-            [*inputs, *(judged.observations if judged else ())],
+            [*inputs, *together, *(judged.observations if judged else ())],
         )
 
     def _judge_days(self, counted: Mapping[date, Mapping[int, Day]]) -> Sequence[Observation]:
@@ -124,25 +142,60 @@ class Look:
             found = known
         return found
 
-    def _judge_labels(self) -> Judged | None:
-        if not self.days:
-            return None
-        outcomes = self.outcomes()
-        for version in outcomes["version"].unique():
-            self.baseline(int(version))
-        return judge(self.document, outcomes, self._baselines, self.as_of)
+    def _recent(self, outcomes: pd.DataFrame) -> list[Observation]:
+        """What the answers of the last days tell together."""
+        until = _start(self.days[-1]) + timedelta(days=1)
+        rows = recent.newest_version(outcomes, pd.Timestamp(until))
+        if rows.empty:
+            return []
+        version = int(rows["version"].iloc[0])
+        bundle = self.bundle(version)
+        scene = scene_of(self.document, version, self.days[-1], f"holdout of version {version}", 1.0)
+        scene = replace(scene, since=rows[EVENT_TIMESTAMP].min().to_pydatetime())
+        return recent.observe(scene, rows, self.baseline(version), lambda part: bundle.explain(bundle.columns(part)))
+
+    def _skew(self) -> list[Observation]:
+        """The newest day's features, recomputed as of when each was asked for."""
+        since = _start(self.days[-1])
+        until = since + timedelta(days=1)
+        served = list(self.predictions.scan(self.document.name, since, until))
+        if not sum(part.num_rows for part in served):
+            return []
+        store = FeastStore(self.environment)
+        store.apply()
+        log = self.document.spec.serving.log
+        rows = pa.concat_tables(served, promote_options="permissive")
+        found = skew.check(store, self.document.spec.features.service, rows, log, key=self.hash_key, rows=COMPARED_ROWS)
+        about = {"model": self.document.name, "version": None, "since": since, "until": until}
+        return list(observations(found, **about))
+
+    def bundle(self, version: int) -> Bundle:
+        """A version's model."""
+        return Bundle.load(self.registry.fetch(self._resolved(version), self.scratch / f"bundle-{version}"))
 
     def outcomes(self) -> pd.DataFrame:
         """The predictions of the history with the labels that are known."""
         label, rule = self.document.spec.label, self.document.spec.monitoring
         examples = Lake(self.environment.data(self.document.name)).read("examples")
         rows = self._answered()
+        for version in rows["version"].unique():
+            self.baseline(int(version))
         features = [logged(f.name) for b in self._baselines.values() for f in b.features]
         key = list(label.key) or truth.shared_key(list(rows.columns), list(examples.columns), label.column, features)
         groups = {rule.column for rule in rule.fairness} | set(rule.slices_of(self.document.spec.evaluation))
         extra = sorted((groups & set(examples.columns)) - set(rows.columns))
         wanted = [*dict.fromkeys([EVENT_TIMESTAMP, KNOWN_AT, label.column, *key, *extra])]
-        return truth.join(rows, examples[wanted], label.column, key, label.within, self.as_of, extra)
+        return truth.join(rows, self._as_logged(examples[wanted]), label.column, key, label.within, self.as_of, extra)
+
+    def _as_logged(self, examples: pd.DataFrame) -> pd.DataFrame:
+        """Examples whose columns of personal data are hashed as the log has them."""
+        columns = [c for c in self.document.spec.serving.log.hashed if c in examples]
+        if columns and self.hash_key is None:
+            raise DataError(
+                f"labels cannot be joined by what the log has hashed: {', '.join(columns)}", hint=f"set {HASH_KEY}"
+            )
+        by = {c: examples[c].map(lambda v: hashed(v, self.hash_key or b""), na_action="ignore") for c in columns}
+        return examples.assign(**by)
 
     def _answered(self) -> pd.DataFrame:
         """The predictions of the history, of a busy service every n-th."""

@@ -263,9 +263,12 @@ class Layout:
         return values
 
     def _hash(self, value: Any) -> str | None:
-        if value is None:
-            return None
-        return hmac.new(self._key, str(value).encode(), hashlib.sha256).hexdigest()[: 2 * HASHED_BYTES]
+        return None if value is None else hashed(value, self._key)
+
+
+def hashed(value: Any, key: bytes) -> str:
+    """A value of a column of personal data as the log keeps it: by this, labels find it again."""
+    return hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[: 2 * HASHED_BYTES]
 
 
 def _reader(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
