@@ -100,13 +100,14 @@ class Axis(Value):
             return "missing"
         if self.kind == "categorical":
             return self.levels[cell] if cell < len(self.levels) else "other"
+        if not self.edges:
+            return "any"
         if cell == 0:
-            return f"≤ {self.edges[0]:.4g}" if self.edges else "any"
-        return (
-            f"> {self.edges[-1]:.4g}"
-            if cell == len(self.edges)
-            else f"({self.edges[cell - 1]:.4g}, {self.edges[cell]:.4g}]"
-        )
+            return f"below {self.edges[0]:.4g}"
+        if cell == len(self.edges):
+            return f"> {self.edges[-1]:.4g}"
+        below = "" if cell == 1 else f"({self.edges[cell - 1]:.4g}, "
+        return f"{below}{self.edges[cell]:.4g}]" if below else f"≤ {self.edges[cell]:.4g}"
 
 
 @dataclass(frozen=True)
