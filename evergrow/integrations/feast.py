@@ -11,6 +11,7 @@ import sqlite3
 import string
 import sys
 import textwrap
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ import yaml
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY, DUMMY_ENTITY_ID, FeatureView
 from feast.feature_view_projection import FeatureViewProjection
+from feast.infra.registry.caching_registry import CachingRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.permissions.permission import Permission
 from feast.project import Project
@@ -107,7 +109,10 @@ class FeastStore:
             config.repo_path = self.environment.home
             (self.environment.home / "features").mkdir(parents=True, exist_ok=True)
             _find_modules_beside(self.environment.feature_repo)
-            return feast.FeatureStore(config=config)
+            store = feast.FeatureStore(config=config)
+            if isinstance(store.registry, CachingRegistry):
+                _tell_copies_apart(store.registry)
+            return store
 
     def apply(self) -> None:
         """Make the registry and the online store what `feature_repo` declares; what it no longer declares goes.
@@ -360,6 +365,24 @@ def _contents(modules: Iterable[ModuleType]) -> RepoContents:
         feature_services=of(feast.FeatureService),
         permissions=of(Permission),
     )
+
+
+def _tell_copies_apart(registry: CachingRegistry) -> None:
+    """Give each copy that Feast takes of its registry a version of its own.
+
+    Feast keeps what it read from a copy for whoever asks with one of the same address and version, and its registry in
+    a database gives no version: a later copy that came to lie where an earlier one was got that one's definitions.
+    """
+    take = registry.proto
+
+    def versioned() -> Any:
+        copy = take()
+        if copy.projects:  # an empty one is told by being equal to nothing
+            copy.version_id = str(uuid.uuid4())
+        return copy
+
+    registry.proto = versioned
+    registry.refresh()
 
 
 def _let_readers_read(online: Any) -> None:

@@ -79,6 +79,14 @@ def _string(data: bytes) -> str:
     return data[start : start + length].decode()
 
 
+def _instant(data: bytes) -> datetime | None:
+    seconds = _integer(data)
+    return None if seconds == _NO_INSTANT else datetime.fromtimestamp(seconds, UTC)
+
+
+# What Feast writes for an instant that is missing.
+_NO_INSTANT = -(1 << 63)
+
 # By the tag byte: the number of the field in feast.types.Value, and its wire type.
 _DECODERS: dict[int, Callable[[bytes], Any]] = {
     0x12: _string,
@@ -87,7 +95,7 @@ _DECODERS: dict[int, Callable[[bytes], Any]] = {
     0x29: lambda data: _double(data, 1)[0],
     0x35: lambda data: _float(data, 1)[0],
     0x38: lambda data: data[1] != 0,
-    0x40: lambda data: datetime.fromtimestamp(_integer(data), UTC),
+    0x40: _instant,
     0x98: lambda data: None,
 }
 
@@ -105,7 +113,7 @@ def decode_value(data: bytes) -> Any:
         return None
     try:
         return _DECODERS[data[0]](data)
-    except (LookupError, ValueError, OverflowError, struct.error) as error:
+    except (LookupError, ValueError, OverflowError, OSError, struct.error) as error:
         raise ValueError(f"a stored value must be a scalar of feast.types.Value, found {data[:20]!r}") from error
 
 

@@ -27,7 +27,7 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
@@ -149,13 +149,36 @@ def _view(
     view: FeatureView, references: Sequence[str], full_names: bool, config: RepoConfig, db: duckdb.DuckDBPyConnection
 ) -> View:
     """What the join needs to know of a feature view, of which `references` ("view:feature") are asked."""
-    source = view.batch_source
-    _location(source, config)
-    scan, order = _scan(source, config, db)
-    keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
     prefix = f"{view.projection.name_to_use()}:"
     asked = [reference.removeprefix(prefix) for reference in references if reference.startswith(prefix)]
     shown = f"{view.projection.name_alias or view.name}__" if full_names else ""
+    joined_on = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+    keys = {key: view.projection.join_key_map.get(key, key) for key in joined_on}
+    return view_of(view, keys, {name: f"{shown}{name}" for name in asked}, config, db)
+
+
+def view_of(
+    view: FeatureView,
+    keys: Mapping[str, str],
+    features: Mapping[str, str],
+    config: RepoConfig,
+    db: duckdb.DuckDBPyConnection,
+) -> View:
+    """What the join needs to know of a feature view.
+
+    Args:
+        view: it.
+        keys: the entity frame's column for each of its join keys.
+        features: the output column for each feature that is asked for.
+        config: of the feature store.
+        db: where the source is registered, if it is not on this machine.
+
+    Raises:
+        ValueError: the view's source is not parquet.
+    """
+    source = view.batch_source
+    _location(source, config)
+    scan, order = _scan(source, config, db)
     return View(
         source=Source(
             scan=scan,
@@ -164,8 +187,8 @@ def _view(
             event=in_file(source, source.timestamp_field),
             created=in_file(source, source.created_timestamp_column) or None,
         ),
-        entity_keys=tuple(view.projection.join_key_map.get(key, key) for key in keys),
-        features={in_file(source, name): f"{shown}{name}" for name in asked},
+        entity_keys=tuple(keys.values()),
+        features={in_file(source, name): shown for name, shown in features.items()},
         ttl=view.ttl or None,
     )
 

@@ -197,8 +197,7 @@ class _Stored:
         types = logged.comparable(view["features"], next(unread, untimed))
         if not types:
             return
-        # Not from its cache, which takes one registry for another that has come to lie at the same address.
-        declared = self.feast.registry.get_any_feature_view(name, self.feast.project, allow_cache=False)
+        declared = self.feast.registry.get_any_feature_view(name, self.feast.project)
         joined = view_of(declared, keys, {feature: feature for feature in types}, self.feast.config, self.db)
         self._prepare(joined, name)
         known, versions = self.db.sql(_known_sql(joined)), self.db.sql(_versions_sql(joined, self.resolution))

@@ -192,6 +192,17 @@ def test_a_missing_feature_table_is_an_error_that_names_the_file(store: FeastSto
         store.history("flights", entities(3))
 
 
+def test_what_feast_read_of_one_registry_is_never_taken_for_what_another_has(store: FeastStore) -> None:
+    registry = store.feast.registry
+    copies = [registry.cached_registry_proto]
+    for _ in range(3):
+        registry.refresh()
+        copies.append(registry.cached_registry_proto)
+    versions = {copy.version_id for copy in copies}
+    assert len(versions) == len(copies)
+    assert all(versions)
+
+
 def test_applying_twice_changes_nothing_and_what_is_no_longer_declared_goes(tmp_path: Path) -> None:
     environment = new_repository(tmp_path)
     write_data(environment)

@@ -8,6 +8,7 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -253,6 +254,17 @@ def test_nan_decodes_to_nan_and_nothing_to_none():
     assert math.isnan(feast_layout.decode_value(Value(double_val=math.nan).SerializeToString()))
     assert feast_layout.decode_value(Value().SerializeToString()) is None
     assert feast_layout.decode_value(Value(null_val=0).SerializeToString()) is None
+
+
+def test_an_instant_that_is_missing_decodes_to_none_and_one_that_no_clock_shows_is_refused():
+    from feast.type_map import python_values_to_proto_values
+    from feast.value_type import ValueType
+
+    (missing,) = python_values_to_proto_values([np.datetime64("NaT")], ValueType.UNIX_TIMESTAMP)
+    assert feast_layout.decode_value(missing.SerializeToString()) is None
+    missing.unix_timestamp_val += 1
+    with pytest.raises(ValueError, match="must be a scalar"):
+        feast_layout.decode_value(missing.SerializeToString())
 
 
 @given(st.binary(max_size=40))
