@@ -124,7 +124,11 @@ class Look:
             self.as_of,
             self.document.spec.evaluation.gate.metric,
             {version: baseline.losses.mean for version, baseline in sorted(self._baselines.items())},
-            [DayTraffic(day=d, version=v, rows=one.rows) for d, of_day in counted.items() for v, one in of_day.items()],
+            [
+                DayTraffic(day=day, version=version, rows=one.rows, latency_ms=one.latency_ms)
+                for day, of_day in counted.items()
+                for version, one in of_day.items()
+            ],
             judged,
             [*inputs, *together, *(judged.observations if judged else ())],
         )

@@ -14,7 +14,7 @@ from evergrow.contracts import EVENT_TIMESTAMP
 from evergrow.monitoring import tables
 from evergrow.monitoring.baseline import Baseline
 from evergrow.monitoring.profile import Axis, Profile, misfits, profile, profile_groups
-from evergrow.monitoring.quality import age_axis, is_age
+from evergrow.monitoring.quality import LATENCY, age_axis, is_age, quantile
 
 ALL = ""
 _SUFFIX = "__event_timestamp"
@@ -27,7 +27,7 @@ class Day:
     Attributes:
         day: UTC.
         version: that answered.
-        axes: those of the version's baseline, then one a view for the age of its features.
+        axes: those of the version's baseline, then of the latency, then one a view for the age of its features.
         profiles: of all rows (ALL), and of each slice by its name.
         segments: the segments that were counted; none is ever counted twice.
         misfits: columns that were absent or of another kind in any of them, and what they were.
@@ -44,7 +44,7 @@ class Day:
     def none(cls, day: date, version: int, baseline: Baseline, columns: list[str]) -> Self:
         """Of no segment yet; the log's columns tell which views there are."""
         views = [column.removesuffix(_SUFFIX) for column in columns if column.endswith(_SUFFIX)]
-        axes = (*baseline.axes, *map(age_axis, views))
+        axes = (*baseline.axes, LATENCY, *map(age_axis, views))
         return cls(day, version, axes, {ALL: Profile.empty(axes)}, frozenset(), {})
 
     def add(self, segment: str, rows: pa.Table, baseline: Baseline) -> Self:
@@ -65,6 +65,13 @@ class Day:
     def rows(self) -> int:
         """Predictions."""
         return self.profiles[ALL].rows
+
+    @property
+    def latency_ms(self) -> tuple[float, float] | None:
+        """Median and 99 % quantile; None if the log does not say."""
+        counts = self.profiles[ALL].of(LATENCY.name)
+        middle, most = quantile(LATENCY, counts, 0.5), quantile(LATENCY, counts, 0.99)
+        return None if middle is None or most is None else (middle, most)
 
     def save(self) -> bytes:
         """As a Parquet file."""

@@ -15,13 +15,14 @@ from evergrow.contracts import EVENT_TIMESTAMP, Metric, Observation, Slice, Verd
 from evergrow.errors import NotEnoughData
 from evergrow.evaluation.slices import Skipped
 from evergrow.learning.losses import row_losses
-from evergrow.monitoring import bias, drift, estimated, harm, performance
+from evergrow.monitoring import bias, drift, estimated, harm, performance, worth
 from evergrow.monitoring.baseline import LABEL, SCORE, Baseline, logged
 from evergrow.monitoring.inputs import scene_of
 from evergrow.monitoring.performance import DAY, VERSION, DayPerformance, WorstSlice
 from evergrow.monitoring.profile import profile
 from evergrow.monitoring.scene import Scene
 from evergrow.monitoring.truth import LABEL_FIRST_KNOWN_AT, Delay, LabelDay, delay, label_days
+from evergrow.monitoring.worth import DayWorth
 from evergrow.spec import ContinualModel
 
 Floats = NDArray[np.float64]
@@ -61,6 +62,7 @@ class Judged:
         slices: performance over the recent matured days, by value of each slice column.
         worst: the slices that fare worst on them, searched for.
         observations: what was seen.
+        worth: of each matured day, if the document says what predictions are worth.
     """
 
     delay: Delay
@@ -70,6 +72,7 @@ class Judged:
     slices: Sequence[Slice | Skipped]
     worst: Sequence[WorstSlice]
     observations: Sequence[Observation]
+    worth: Sequence[DayWorth] = ()
 
 
 def judge(
@@ -111,6 +114,7 @@ def judge(
             *_bias(document, recent, losses, today),
             *_track_records(document, estimates, realised, today),
         ],
+        worth=worth.of_days(rule.worth, judged) if rule.worth else (),
     )
 
 

@@ -54,6 +54,20 @@ class DayTraffic(Value):
     day: date
     version: int
     rows: int
+    latency_ms: tuple[float, float] | None = Field(
+        default=None, description="median and 99 %, within a cell of the grid"
+    )
+
+
+class Earned(Value):
+    """What the predictions of a matured day were worth, and what the day without acting on any."""
+
+    day: date
+    rows: int
+    worth: float
+    low: float
+    high: float
+    without: float
 
 
 class Watch(Value):
@@ -71,6 +85,7 @@ class Watch(Value):
     performance: tuple[Performance, ...]
     slices: tuple[Slice, ...]
     worst: tuple[Worst, ...]
+    worth: tuple[Earned, ...] = ()
     observations: tuple[Observation, ...] = Field(description="of the newest judged day, and of labels as of now")
 
     @classmethod
@@ -99,6 +114,7 @@ class Watch(Value):
             performance=_performance(judged) if judged else (),
             slices=tuple(s for s in judged.slices if isinstance(s, Slice)) if judged else (),
             worst=tuple(Worst(**vars(one)) for one in judged.worst) if judged else (),
+            worth=tuple(Earned(**vars(one)) for one in judged.worth) if judged else (),
             observations=tuple(observations),
         )
 
@@ -106,12 +122,14 @@ class Watch(Value):
         """What is worth comparing over time, by name."""
         failed = [one for one in self.observations if one.verdict.outcome in ("fail", "error")]
         newest = [one for one in self.performance if one.state == "matured"][-1:]
+        worth = {"worth": self.worth[-1].worth} if self.worth else {}
         return {
             "predictions": float(self.traffic[-1].rows) if self.traffic else 0.0,
             "label_coverage": self.coverage,
             "alarms": float(sum(one.alarm for one in failed)),
             "drifted": float(sum("drift" in one.kind for one in failed)),
             **{metric.name: metric.value for one in newest for metric in one.metrics},
+            **worth,
         }
 
     def save(self, folder: Path) -> None:

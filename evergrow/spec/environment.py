@@ -44,6 +44,8 @@ StepName = Literal[
     "register",
     "deploy",
     "materialize",
+    "observe",
+    "decide",
     "plan_shards",
     "score",
     "commit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from evergrow.contracts import Task
 from evergrow.spec.base import Duration, Entrypoint, Name, Part
@@ -248,6 +248,25 @@ class Fairness(Part):
     """Largest difference between any two groups that is accepted."""
 
 
+class Worth(Part):
+    """What a prediction is worth in money, by what became of it. Losses are negative."""
+
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+    """ISO 4217: "EUR"."""
+    threshold: float = 0.5
+    """A score of at least this is acted on."""
+    true_positive: float = 0.0
+    """Acted on, and rightly so."""
+    false_positive: float = 0.0
+    """Acted on for nothing."""
+    false_negative: float = 0.0
+    """Not acted on, and should have been."""
+    true_negative: float = 0.0
+    """Not acted on, and rightly so."""
+    per_unit_of_error: Annotated[float, Field(gt=0)] | None = None
+    """Of a regression instead: what a unit of absolute error costs."""
+
+
 class Monitoring(Part):
     """How a model in service is watched: alarms are for harm and for data that is broken, drift explains."""
 
@@ -265,6 +284,8 @@ class Monitoring(Part):
     """Columns by whose values all is looked at, too; default: those of the evaluation."""
     fairness: tuple[Fairness, ...] = ()
     """Groups between which differences are limited."""
+    worth: Worth | None = None
+    """What predictions are worth; not told if not given."""
 
     def slices_of(self, evaluation: Evaluation) -> tuple[str, ...]:
         """The columns by whose values all is looked at."""
@@ -316,8 +337,17 @@ class ModelSpec(Part):
         for column in self.label.key:
             if column in self.serving.log.left_out:
                 raise ValueError(
-                    f"`label.key` must be columns that the prediction log keeps, and `serving.log.leftOut` has {column!r}"
+                    f"`label.key`: must be columns that predictions are logged with, found {column!r} in log.leftOut"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _worth_fits_the_task(self) -> Self:
+        worth = self.monitoring.worth
+        if worth is not None and (worth.per_unit_of_error is None) == (self.task == "regression"):
+            raise ValueError(
+                f"`monitoring.worth.perUnitOfError` is for a regression, and all it has, found {self.task}"
+            )
         return self
 
     @model_validator(mode="after")
