@@ -49,6 +49,32 @@ def test_a_dumped_document_reads_back_as_itself():
     assert parse(model.dump()) == model
 
 
+def test_labels_cannot_be_joined_by_what_the_log_leaves_out():
+    document = changed("spec.label", {"column": "generous", "key": ["waiter", "guest"]})
+    document["spec"]["serving"] = {"log": {"leftOut": ["guest"]}}
+    with pytest.raises(SpecError, match=r"`label.key`: must be .*, found 'guest'"):
+        parse(document)
+    document["spec"]["serving"] = {"log": {"hashed": ["guest"]}}
+    assert parse(document).spec.label.key == ("waiter", "guest")
+
+
+def test_groups_of_a_regression_have_no_rates_of_true_positives():
+    document = changed("spec.task", "regression")
+    document["spec"]["evaluation"] = {"holdout": "30d", "metrics": ["mae"], "gate": {"metric": "mae"}}
+    document["spec"]["monitoring"] = {"fairness": [{"column": "sex", "metric": "true_positive_rate"}]}
+    with pytest.raises(SpecError, match=r"`monitoring.fairness\[0\].metric` needs a classification"):
+        parse(document)
+    document["spec"]["monitoring"] = {"fairness": [{"column": "sex", "metric": "loss"}]}
+    assert parse(document).spec.monitoring.fairness[0].limit == 0.1
+
+
+def test_slices_are_those_of_the_evaluation_unless_monitoring_has_its_own():
+    document = changed("spec.evaluation.slices", ["city"])
+    assert parse(document).spec.monitoring.slices_of(parse(document).spec.evaluation) == ("city",)
+    document["spec"]["monitoring"] = {"slices": []}
+    assert parse(document).spec.monitoring.slices_of(parse(document).spec.evaluation) == ()
+
+
 def test_a_document_cannot_be_changed_after_reading():
     with pytest.raises(Exception, match="frozen"):
         parse(DOCUMENT).spec.task = "regression"
@@ -71,6 +97,13 @@ def test_a_document_cannot_be_changed_after_reading():
         ("spec.evaluation.metrics", ["mae"], "`evaluation.metrics[0]` must be one of log_loss, brier"),
         ("spec.evaluation.gate.metric", "roc_auc", "`evaluation.gate.metric` must be one of log_loss, brier"),
         ("spec.evaluation.gate.floors", [{"metric": "brier"}], "exactly one of `atLeast` and `atMost`"),
+        ("spec.monitoring.falseAlarmsPerMonth", 0, "spec.monitoring.falseAlarmsPerMonth: input should be greater than 0"),
+        ("spec.monitoring.worth", {"currency": "euro"}, "spec.monitoring.worth.currency: string should match pattern"),
+        (
+            "spec.monitoring.worth",
+            {"currency": "EUR", "perUnitOfError": 2},
+            "`monitoring.worth.perUnitOfError` is for a regression",
+        ),
         ("spec.task", "clustering", "spec.task: input should be 'binary-classification' or 'regression'"),
         ("spec.source.entrypoint", "models/tips.py", "spec.source.entrypoint: string should match pattern"),
         ("metadata.name", "Tips!", "metadata.name: string should match pattern"),
