@@ -97,7 +97,7 @@ def test_a_document_cannot_be_changed_after_reading():
         ("spec.evaluation.metrics", ["mae"], "`evaluation.metrics[0]` must be one of log_loss, brier"),
         ("spec.evaluation.gate.metric", "roc_auc", "`evaluation.gate.metric` must be one of log_loss, brier"),
         ("spec.evaluation.gate.floors", [{"metric": "brier"}], "exactly one of `atLeast` and `atMost`"),
-        ("spec.monitoring.falseAlarmsPerMonth", 0, "spec.monitoring.falseAlarmsPerMonth: input should be greater than 0"),
+        ("spec.monitoring.falseAlarmsPerMonth", 0, "falseAlarmsPerMonth: input should be greater than 0, found 0"),
         ("spec.monitoring.worth", {"currency": "euro"}, "spec.monitoring.worth.currency: string should match pattern"),
         (
             "spec.monitoring.worth",
