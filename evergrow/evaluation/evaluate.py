@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def baseline(model: ContinualModel, holdout: Holdout, new: Bundle) -> Baseline:
     scores = new.predict(new.columns(holdout.rows))
     losses = row_losses(model.spec.evaluation.gate.metric, holdout.y, scores)
     slices = model.spec.monitoring.slices_of(model.spec.evaluation)
-    return Baseline.of(new.info.features, slices, holdout.rows, scores, holdout.y, losses)
+    return Baseline.of(new.info.features, slices, holdout.rows, scores, holdout.y, losses, holdout.seen)
 
 
 def _report(
@@ -112,13 +112,17 @@ def _report(
 
 @dataclass(frozen=True)
 class Holdout:
-    """Held-out rows with their labels [n], and the blocks of time of the gate and of the metrics' intervals."""
+    """Held-out rows with their labels [n], and the blocks of time of the gate and of the metrics' intervals.
+
+    `seen` is the least and greatest value of each numeric feature in the whole training set.
+    """
 
     about: TrainingSet
     rows: pd.DataFrame
     y: Floats
     blocks: Ints
     joined_blocks: Ints
+    seen: Mapping[str, tuple[float, float]]
 
     def scored(self, scores: Floats) -> Scored:
         """The rows with a model's scores."""
@@ -139,7 +143,13 @@ def read_holdout(training_set: Path, model: ContinualModel) -> Holdout:
     seconds = holdout[EVENT_TIMESTAMP].astype("datetime64[s, UTC]").to_numpy(dtype="datetime64[s]").astype(np.int64)
     length = model.spec.evaluation.gate.block.total_seconds()
     blocks, joined = time_blocks(seconds, length), time_blocks(seconds, length, INTERVAL_BLOCKS)
-    return Holdout(about, holdout, labels(about, holdout), blocks, joined)
+    return Holdout(about, holdout, labels(about, holdout), blocks, joined, _seen(about, rows))
+
+
+def _seen(about: TrainingSet, rows: pd.DataFrame) -> Mapping[str, tuple[float, float]]:
+    numbers = {f.name: rows[f.name].astype(np.float64) for f in about.features if f.kind == "numeric"}
+    finite = {name: values[np.isfinite(values)] for name, values in numbers.items()}
+    return {name: (float(values.min()), float(values.max())) for name, values in finite.items() if len(values)}
 
 
 def metric_names(model: ContinualModel) -> tuple[str, ...]:

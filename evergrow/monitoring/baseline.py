@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
@@ -112,6 +113,7 @@ class Baseline:
         scores: Floats,
         labels: Floats,
         losses: Floats,
+        seen: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> Self:
         """Of held-out rows.
 
@@ -122,9 +124,11 @@ class Baseline:
             scores: of the model, [n].
             labels: [n].
             losses: of the gate's metric, [n].
+            seen: least and greatest value of each numeric feature in all that the model was made of.
         """
         table = _table(features, slices, rows, scores, labels)
-        axes = axes_of([*(Feature(name=logged(f.name), kind=f.kind) for f in features), _number(SCORE)], table)
+        named = [*(Feature(name=logged(f.name), kind=f.kind) for f in features), _number(SCORE)]
+        axes = axes_of(named, table, {logged(name): ends for name, ends in seen.items()})
         groupings = tuple(Grouping.by(column, table[column]) for column in slices)
         seconds = pc.cast(pc.floor_temporal(table[EVENT_TIMESTAMP], unit="second"), pa.timestamp("s", "UTC"))
         seconds = pc.cast(seconds, pa.int64()).to_numpy()

@@ -30,9 +30,11 @@ def grouped(axis: Axis, reference: Counts, now: Counts) -> tuple[Counts, Counts]
     if axis.kind == "categorical" or not axis.edges:
         return reference[:-1], now[:-1]
     rising = np.cumsum(reference[:-1])
-    inner = np.clip(-(-rising * GROUPS // max(1, int(rising[-1]))), 1, GROUPS)
-    inner[0], inner[-1] = 0, GROUPS + 1
-    return _sums(inner, reference[:-1]), _sums(inner, now[:-1])
+    whole = int(rising[-1])
+    group = np.clip(-(-rising * GROUPS // max(1, whole)), 1, GROUPS)
+    group[rising == 0] = 0
+    group[np.searchsorted(rising, whole) + 1 :] = GROUPS + 1
+    return _sums(group, reference[:-1]), _sums(group, now[:-1])
 
 
 def stability(axis: Axis, reference: Counts, now: Counts) -> float:

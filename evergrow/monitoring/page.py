@@ -54,8 +54,8 @@ def render(watch: Watch, decision: Decision, model: ContinualModel) -> str:
         verdict="fail" if decision.action == "alert" else "pass",
         alarms=sorted(alarms, key=lambda one: _ORDER[one.verdict.outcome])[: max(SHOWN, _failed(alarms))],
         checked=len(alarms),
-        newest=_newest(watch),
-        performance=_performance(watch),
+        newest=newest(watch),
+        performance=performance(watch),
         traffic=_traffic(watch),
         coverage=_coverage(watch),
         slices=_slices(watch),
@@ -72,43 +72,50 @@ def _failed(observations: Sequence[Observation]) -> int:
     return sum(one.verdict.outcome in ("fail", "error") for one in observations)
 
 
-def _newest(watch: Watch) -> Performance | None:
+def newest(watch: Watch) -> Performance | None:
     """The newest matured day's performance."""
     matured = [one for one in watch.performance if one.state == "matured"]
     return matured[-1] if matured else None
 
 
-def _metric(performance: Performance, name: str) -> Metric | None:
+def metric_of(performance: Performance, name: str) -> Metric | None:
+    """The metric of a name, if it was measured."""
     return next((metric for metric in performance.metrics if metric.name == name), None)
 
 
-def _performance(watch: Watch) -> Markup | None:
-    """The gate's metric by day: realised with intervals, estimates as a band, the holdout as a dashed line."""
-    points = [(p, m) for p in watch.performance if (m := _metric(p, watch.metric))]
+def performance(watch: Watch, intervals: bool = False) -> Markup | None:
+    """The gate's metric by day: realised as dots, estimates as a band, the holdout as a dashed line.
+
+    Args:
+        watch: what was seen.
+        intervals: draw the 95 % intervals of what was realised, too.
+    """
+    points = [(p, m) for p in watch.performance if (m := metric_of(p, watch.metric))]
     if not points:
         return None
     first, last = min(p.day for p, _ in points), max(p.day for p, _ in points)
-    ends = [v for p, m in points for v in ((m.low, m.high) if p.kind == "estimated" else (m.value,))]
+    ends = [v for p, m in points for v in ((m.low, m.high) if intervals or p.kind == "estimated" else (m.value,))]
     y = Scale.around([*ends, *watch.reference.values()])
     x = Scale(0, max(1, (last - first).days))
     layers: list[Layer] = [plots.guide((0, x.high), (level, level)) for level in watch.reference.values()]
     for _, group in groupby(
         sorted(points, key=lambda p: (p[0].kind, p[0].version)), key=lambda p: (p[0].kind, p[0].version)
     ):
-        layers += _drawn(list(group), first)
+        layers += _drawn(list(group), first, intervals)
     label = f"{watch.metric} by day"
     return plots.chart(
         label, x, y, layers, x_name="day (UTC)", y_name=watch.metric, height=260, x_ticks=_ticks(first, last)
     )
 
 
-def _drawn(points: list[tuple[Performance, Metric]], first: date) -> list[Layer]:
+def _drawn(points: list[tuple[Performance, Metric]], first: date, intervals: bool) -> list[Layer]:
     xs = [float((p.day - first).days) for p, _ in points]
+    ys = [m.value for _, m in points]
+    band = [m.low for _, m in points], [m.high for _, m in points]
     if points[0][0].kind == "estimated":
-        lows, highs = [m.low for _, m in points], [m.high for _, m in points]
-        return [plots.band(xs, lows, highs, "old"), plots.line(xs, [m.value for _, m in points], "old")]
+        return [plots.band(xs, *band, "old"), plots.line(xs, ys, "old")]
     titles = [f"{p.day}, version {p.version}, {p.state}: {number(m.value)} of {count(m.rows)} rows" for p, m in points]
-    return [plots.line(xs, [m.value for _, m in points]), plots.dots(xs, [m.value for _, m in points], titles)]
+    return [*([plots.band(xs, *band)] if intervals else []), plots.line(xs, ys), plots.dots(xs, ys, titles)]
 
 
 def _traffic(watch: Watch) -> Markup | None:
@@ -147,15 +154,16 @@ def _slice_row(part: Slice, metric: Metric, scale: Scale) -> Row:
 def _columns(watch: Watch, kinds: Sequence[str]) -> list[Column]:
     """What failed, then what is nearest to its threshold."""
     seen = [one for one in watch.observations if one.kind in kinds]
-    seen.sort(key=lambda one: (_ORDER[one.verdict.outcome], -_nearness(one)))
+    seen.sort(key=lambda one: (_ORDER[one.verdict.outcome], -nearness(one)))
     return [_column(one) for one in seen[: max(SHOWN, _failed(seen))]]
 
 
 def _column(one: Observation) -> Column:
-    return Column(one, plots.bar(_nearness(one), f"{one.subject}: {number(one.effect)} of {number(one.threshold)}"))
+    return Column(one, plots.bar(nearness(one), f"{one.subject}: {number(one.effect)} of {number(one.threshold)}"))
 
 
-def _nearness(one: Observation) -> float:
+def nearness(one: Observation) -> float:
+    """How near an effect is to its threshold: 0…1, 1 from the threshold on."""
     return min(1.0, one.effect / one.threshold) if one.threshold > 0 else float(one.effect > 0)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal, Self
 
 import numpy as np
@@ -25,6 +26,9 @@ Counts = NDArray[np.int64]
 
 BINS = 50
 """Cells of equal reference mass that a number's range is cut into."""
+TAILS = (0.001, 0.005, 0.01, 0.99, 0.995, 0.999)
+"""Shares at which the range is cut, too: far values lie far apart."""
+SHARES = np.union1d(np.arange(1, BINS + 1) / BINS, TAILS)
 LEVELS = 100
 """Categories with a cell of their own; rarer ones share one."""
 BLOCK = 1 << 14
@@ -38,14 +42,14 @@ GROUPS = 50
 class Axis(Value):
     """How the values of one column are counted.
 
-    Cells of a number: below the reference's range, then (edge, edge] …, above the range. Cells of a category: one a
-    level, and one for all that is none of them. The last cell of both counts missing values.
+    Cells of a number: below all that was ever seen, then (edge, edge] …, above all. Cells of a category: one a level,
+    and one for all that is none of them. The last cell of both counts missing values.
 
     Attributes:
         name: of the column.
         kind: numeric or categorical.
-        edges: ends of the cells, rising; the first lies right below the reference's least value, the last is its
-            greatest.
+        edges: ends of the cells, rising; the first lies right below the least value ever seen, the last is the
+            greatest one.
         levels: the reference's categories, the commonest first.
         spread: standard deviation of the reference's values; what distances in the column's unit are divided by.
     """
@@ -62,13 +66,16 @@ class Axis(Value):
         return len(self.edges) + 2 if self.kind == "numeric" else len(self.levels) + 2
 
     @classmethod
-    def of(cls, feature: Feature, values: pa.ChunkedArray, most: int | None = None) -> Self:
+    def of(
+        cls, feature: Feature, values: pa.ChunkedArray, seen: tuple[float, float] | None = None, most: int | None = None
+    ) -> Self:
         """The axis that a reference's values make.
 
         Args:
             feature: name and kind.
             values: the reference's, missing ones included.
-            most: cells or levels at most; BINS or LEVELS if not given.
+            seen: least and greatest number ever seen, if that is more than the reference's.
+            most: cells or levels at most; BINS and the tails, or LEVELS, if not given.
         """
         if feature.kind == "categorical":
             counted = pc.value_counts(pc.drop_null(_texts(values))).to_pylist()
@@ -78,8 +85,11 @@ class Axis(Value):
         numbers = numbers[np.isfinite(numbers)]
         if not len(numbers):
             return cls(name=feature.name, kind=feature.kind)
-        ends = np.quantile(numbers, np.arange(1, (most or BINS) + 1) / (most or BINS), method="inverted_cdf")
-        edges = np.unique(np.append(ends, np.nextafter(numbers.min(), -np.inf)))
+        shares = np.arange(1, most + 1) / most if most else SHARES
+        ends = np.quantile(numbers, shares, method="inverted_cdf")
+        known = [numbers.min(), numbers.max(), *(seen or ())]
+        below = np.nextafter([min(known), numbers.min()], -np.inf)
+        edges = np.unique([*below, *ends, max(known)])
         return cls(name=feature.name, kind=feature.kind, edges=tuple(edges.tolist()), spread=float(numbers.std()))
 
     def cell_of(self, values: pa.ChunkedArray) -> Counts:
@@ -194,9 +204,11 @@ def total(profiles: Sequence[Profile], axes: Sequence[Axis]) -> Profile:
     return sum(profiles, Profile.empty(axes))
 
 
-def axes_of(features: Sequence[Feature], table: pa.Table) -> tuple[Axis, ...]:
-    """The axes that a reference's columns make, in the order of `features`."""
-    return tuple(Axis.of(feature, table[feature.name]) for feature in features)
+def axes_of(
+    features: Sequence[Feature], table: pa.Table, seen: Mapping[str, tuple[float, float]] = MappingProxyType({})
+) -> tuple[Axis, ...]:
+    """The axes that a reference's columns make, in the order of `features`; `seen` as of `Axis.of`, by column."""
+    return tuple(Axis.of(feature, table[feature.name], seen.get(feature.name)) for feature in features)
 
 
 def profile(axes: Sequence[Axis], table: pa.Table) -> Profile:

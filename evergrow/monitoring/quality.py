@@ -84,7 +84,7 @@ def values(scene: Scene, now: Profile, reference: Sequence[Profile]) -> list[Obs
 
 
 LEAST: Mapping[ObservationKind, float] = {"ranges": 0.05}
-"""Least share that fails, however unusual: of the values beyond the reference's range, a season's are few, another
+"""Least share that fails, however unusual: beyond all that was seen in training, a new season's values are few, another
 unit's are most."""
 
 _Check = tuple[ObservationKind, str, str, int, int, Counts, Counts]

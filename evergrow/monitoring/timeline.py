@@ -1,0 +1,187 @@
+"""The story of a model in service: what was registered, promoted, decided and seen, and who served when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from itertools import groupby, pairwise
+from typing import Literal
+
+from evergrow.audit import Promotion
+from evergrow.contracts import Decision, Instant, ModelVersion, Observation, Value
+
+EventKind = Literal["registered", "promoted", "decided", "alarm", "drift"]
+# Of events of one instant, what led to what.
+_ORDER: Mapping[EventKind, int] = {"registered": 0, "promoted": 1, "drift": 2, "alarm": 3, "decided": 3}
+ACTIONS: Mapping[str, tuple[EventKind, str]] = {
+    "none": ("decided", "Nothing to do"),
+    "alert": ("alarm", "Somebody needs to look"),
+}
+NAMED = 5
+"""Names of columns in a sentence; of more, the number."""
+
+
+class Event(Value):
+    """Something that happened to a model."""
+
+    at: Instant
+    model: str
+    kind: EventKind
+    version: int | None = None
+    title: str
+    reason: str
+    link: str = ""
+    """Place of the page about it, below the environment's folder; empty: there is none."""
+
+
+class Look(Value):
+    """One run of monitoring: what it decided, and the folder of its report ("watch=2013-10-08T000000Z")."""
+
+    folder: str
+    decision: Decision
+
+
+class Period(Value):
+    """A stretch of time in which one version was the champion."""
+
+    since: Instant
+    until: Instant | None
+    """None: it still is."""
+    promotion: Promotion
+
+
+def report(model: str, folder: str) -> str:
+    """Place of a report, below the environment's folder.
+
+    >>> report("bikes", "version=3")
+    'reports/bikes/version=3/report.html'
+    """
+    return f"reports/{model}/{folder}/report.html"
+
+
+def periods(promotions: Iterable[Promotion]) -> tuple[Period, ...]:
+    """Who was the champion of one model when, newest first; without gaps from the first promotion on."""
+    ordered = sorted(promotions, key=lambda p: p.at)
+    ends = [*(p.at for p in ordered[1:]), None]
+    return tuple(Period(since=p.at, until=end, promotion=p) for p, end in zip(ordered, ends, strict=True))[::-1]
+
+
+def timeline(
+    versions: Iterable[ModelVersion],
+    promotions: Iterable[Promotion],
+    looks: Iterable[Look],
+    days: Mapping[date, Sequence[Observation]],
+) -> tuple[Event, ...]:
+    """All events of one model, newest first; the same whatever the order of the arguments' parts.
+
+    Args:
+        versions: of the registry.
+        promotions: of the audit log.
+        looks: runs of monitoring. Consecutive ones that decided the same for alarms of the same kinds are one event,
+            at the first of them.
+        days: what was seen of each judged day.
+    """
+    looks = sorted(looks, key=lambda look: look.decision.as_of)
+    events = [
+        *map(_registered, versions),
+        *map(_promoted, promotions),
+        *_decided(looks),
+        *_drifted(days),
+        *_unseen(days, looks),
+    ]
+    return tuple(sorted(events, key=lambda e: (e.at, _ORDER[e.kind], e.version or 0, e.title, e.reason), reverse=True))
+
+
+def standing(looks: Iterable[Look]) -> Look | None:
+    """The look since which all decided what the newest did; None if there was no look."""
+    runs = _runs(sorted(looks, key=lambda look: look.decision.as_of), lambda look: (look.decision.action,))
+    return runs[-1][0] if runs else None
+
+
+def _registered(version: ModelVersion) -> Event:
+    verdict = version.tags.get("verdict", "none")
+    against = version.tags.get("judged_against", "")
+    rival = f"version {against}" if against.isdigit() else f"the {against}"
+    return Event(
+        at=version.created,
+        model=version.model,
+        kind="registered",
+        version=version.version,
+        title=f"Version {version.version} registered",
+        reason=f"verdict of the gate: {verdict}" + (f", against {rival}" if against else ""),
+        link=report(version.model, f"version={version.version}") if against else "",
+    )
+
+
+def _promoted(promotion: Promotion) -> Event:
+    over = "the first champion" if promotion.replaced is None else f"in the place of version {promotion.replaced}"
+    return Event(
+        at=promotion.at,
+        model=promotion.model,
+        kind="promoted",
+        version=promotion.version,
+        title=f"Version {promotion.version} promoted by {promotion.actor}: {over}",
+        reason=promotion.reason,
+        link=report(promotion.model, f"version={promotion.version}"),
+    )
+
+
+def _decided(looks: Sequence[Look]) -> Iterator[Event]:
+    """One event for each run of looks that decided alike."""
+    for run in _runs(looks, lambda look: (look.decision.action, *_kinds(look.decision))):
+        first, last = run[0].decision, run[-1].decision
+        kind, title = ACTIONS[first.action]
+        again = f"; so in {len(run)} looks, the last of {last.as_of:%Y-%m-%d %H:%M}" if len(run) > 1 else ""
+        yield Event(
+            at=first.as_of,
+            model=first.model,
+            kind=kind,
+            title=title,
+            reason="; ".join(first.reasons) + again,
+            link=report(first.model, run[0].folder),
+        )
+
+
+def _kinds(decision: Decision) -> list[str]:
+    """Kinds of the alarms of an alert, whose reasons are "kind: what was seen"."""
+    return sorted({reason.partition(":")[0] for reason in decision.reasons}) if decision.action == "alert" else []
+
+
+def _runs(looks: Sequence[Look], alike: Callable[[Look], tuple[str, ...]]) -> list[list[Look]]:
+    return [list(run) for _, run in groupby(looks, key=alike)]
+
+
+def _drifted(days: Mapping[date, Sequence[Observation]]) -> Iterator[Event]:
+    """What began to drift on a day, and what no longer does; compared with the judged day before."""
+    failing = [(day, seen, _failing(seen)) for day, seen in sorted(days.items())]
+    for (_, _, before), (_, seen, now) in pairwise([(None, (), set()), *failing]):
+        for names, what in ((now - before, "began to drift"), (before - now, "no longer drifted")):
+            if names and seen:
+                yield _drift(seen, sorted(names), what)
+
+
+def _failing(seen: Iterable[Observation]) -> set[tuple[str, str]]:
+    return {(o.subject, o.kind) for o in seen if "drift" in o.kind and not o.alarm and o.verdict.outcome == "fail"}
+
+
+def _drift(seen: Sequence[Observation], names: Sequence[tuple[str, str]], what: str) -> Event:
+    reasons = [o.verdict.reason for o in seen if (o.subject, o.kind) in names]
+    rest = len(reasons) - NAMED
+    said = "; ".join([*reasons[:NAMED], *([f"and {rest} more"] if rest > 0 else [])])
+    named = ", ".join(name for name, _ in names) if len(names) <= NAMED else f"{len(names)} columns"
+    return Event(at=seen[0].until, model=seen[0].model, kind="drift", title=f"{named} {what}", reason=said)
+
+
+def _unseen(days: Mapping[date, Sequence[Observation]], looks: Iterable[Look]) -> Iterator[Event]:
+    """Alarms of days that were judged afterwards: no look's decision tells of them."""
+    told = {(look.decision.as_of - timedelta(days=1)).date() for look in looks}
+    for day, seen in sorted(days.items()):
+        alarms = [o for o in seen if o.alarm and o.verdict.outcome in ("fail", "error")]
+        if alarms and day not in told:
+            yield Event(
+                at=alarms[0].until,
+                model=alarms[0].model,
+                kind="alarm",
+                title=f"Alarms of {day}, a day that was judged later",
+                reason="; ".join(f"{o.kind}: {o.verdict.reason}" for o in alarms),
+            )
