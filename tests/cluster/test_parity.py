@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,9 @@ from evergrow.environment import Environment
 from evergrow.integrations.kubernetes import INFERENCE_SERVICE, JOB, POD, Kind
 from evergrow.integrations.object_store import fetch
 from evergrow.integrations.pods_submit import PodRuns
+from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.learning.bundle import bundle_digest
+from evergrow.monitoring.watch import Watch
 from models.arrival_delay.demo import _sendable, free_port, wait_until_ready
 from tests.cluster.conftest import AS_OF, DEV, MODEL, NAME, ROOT, Dev, Here, command, eventually, evergrow, post
 
@@ -199,3 +202,19 @@ def test_kubectl_tells_version_and_state_at_a_glance(dev: Dev):
     (row,) = [r for r in rows if r.startswith(f"{NAME}-v1 ")]
     assert row.split()[-2:] == [NAME, "1"]
     assert "True" in row
+
+
+def test_what_was_answered_there_is_watched_there_and_its_features_are_what_training_would_see(dev: Dev, replayed):
+    """The answers of the replay, judged the day after; the answers that were shipped since count, too."""
+    day = date(2013, 10, 1)
+    eventually(lambda: day in PredictionStore(dev.store()).days(NAME), 120)
+    evergrow("submit", "monitoring", "-f", str(MODEL), "--env", "dev", "--as-of", "2013-10-02", "--wait")
+    content = dev.store().read(f"reports/{NAME}/watch=2013-10-02T000000Z/watch.json")
+    assert content is not None
+    seen = Watch.model_validate_json(content[0])
+
+    assert [(one.day, one.version) for one in seen.traffic] == [(day, 1)]
+    assert seen.traffic[0].rows >= 200
+    skew = {one.subject: one.verdict for one in seen.observations if one.kind == "skew"}
+    assert {verdict.outcome for verdict in skew.values()} == {"pass"}, skew
+    assert dev.store().read(f"reports/{NAME}/watch=2013-10-02T000000Z/report.html") is not None
