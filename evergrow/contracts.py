@@ -268,6 +268,7 @@ ObservationKind = Literal[
     "nulls",
     "ranges",
     "categories",
+    "jump",
     "volume",
     "freshness",
     "feature-drift",

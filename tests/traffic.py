@@ -16,7 +16,7 @@ from evergrow.integrations.feast import FeastStore
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.learning.bundle import Bundle
-from evergrow.prediction_log.records import Asked, Column, Header, Record, Segment
+from evergrow.prediction_log.records import Asked, Column, Header, Record, Segment, logged
 from evergrow.prediction_log.tables import parquet
 from evergrow.spec import ContinualModel
 
@@ -68,7 +68,7 @@ def _segment(
     document: ContinualModel, rows: pd.DataFrame, day: date, version: int, name: str, views: tuple[str, ...]
 ) -> Segment:
     values = rows.drop(columns=[EVENT_TIMESTAMP, "version", "score"])
-    columns = tuple(Column(name=c, type=TYPES.get(str(t), "UNIX_TIMESTAMP")) for c, t in values.dtypes.items())
+    columns = tuple(Column(name=logged(c), type=TYPES.get(str(t), "UNIX_TIMESTAMP")) for c, t in values.dtypes.items())
     texts = values.copy()
     for column in columns:
         if column.type == "UNIX_TIMESTAMP":

@@ -27,13 +27,13 @@ from evergrow.integrations.watch_store import WatchStore
 from evergrow.journal import note, step
 from evergrow.learning.bundle import Bundle
 from evergrow.monitoring import recent, truth
-from evergrow.monitoring.baseline import Baseline, logged
+from evergrow.monitoring.baseline import Baseline
 from evergrow.monitoring.days import Day
 from evergrow.monitoring.inputs import observe_day, scene_of
 from evergrow.monitoring.outcomes import judge
 from evergrow.monitoring.skew import observations
 from evergrow.monitoring.watch import DayTraffic, Watch
-from evergrow.prediction_log.records import HASH_KEY, hashed
+from evergrow.prediction_log.records import HASH_KEY, hashed, logged
 from evergrow.spec import ContinualModel, parse
 
 CATCH_UP = 7
@@ -180,26 +180,29 @@ class Look:
     def outcomes(self) -> pd.DataFrame:
         """The predictions of the history with the labels that are known."""
         label, rule = self.document.spec.label, self.document.spec.monitoring
-        examples = Lake(self.environment.data(self.document.name)).read("examples")
+        examples = self._as_logged(Lake(self.environment.data(self.document.name)).read("examples"))
         rows = self._answered()
         for version in rows["version"].unique():
             self.baseline(int(version))
         features = [logged(f.name) for b in self._baselines.values() for f in b.features]
-        key = list(label.key) or truth.shared_key(list(rows.columns), list(examples.columns), label.column, features)
-        groups = {rule.column for rule in rule.fairness} | set(rule.slices_of(self.document.spec.evaluation))
-        extra = sorted((groups & set(examples.columns)) - set(rows.columns))
+        key = [logged(column) for column in label.key] or truth.shared_key(
+            list(rows.columns), list(examples.columns), label.column, features
+        )
+        groups = {*(rule.column for rule in rule.fairness), *rule.slices_of(self.document.spec.evaluation)}
+        extra = sorted(({logged(column) for column in groups} & set(examples.columns)) - set(rows.columns))
         wanted = [*dict.fromkeys([EVENT_TIMESTAMP, KNOWN_AT, label.column, *key, *extra])]
-        return truth.join(rows, self._as_logged(examples[wanted]), label.column, key, label.within, self.as_of, extra)
+        return truth.join(rows, examples[wanted], label.column, key, label.within, self.as_of, extra)
 
     def _as_logged(self, examples: pd.DataFrame) -> pd.DataFrame:
-        """Examples whose columns of personal data are hashed as the log has them."""
+        """Examples with the log's names of columns, and with personal data hashed as the log has it."""
         columns = [c for c in self.document.spec.serving.log.hashed if c in examples]
         if columns and self.hash_key is None:
             raise DataError(
                 f"labels cannot be joined by what the log has hashed: {', '.join(columns)}", hint=f"set {HASH_KEY}"
             )
         by = {c: examples[c].map(lambda v: hashed(v, self.hash_key or b""), na_action="ignore") for c in columns}
-        return examples.assign(**by)
+        kept = {EVENT_TIMESTAMP, KNOWN_AT, self.document.spec.label.column}
+        return examples.assign(**by).rename(columns={c: logged(c) for c in examples if c not in kept})
 
     def _answered(self) -> pd.DataFrame:
         """The predictions of the history, of a busy service every n-th."""

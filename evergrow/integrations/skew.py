@@ -47,7 +47,7 @@ from evergrow.monitoring.skew import (
     sample,
     without_nan,
 )
-from evergrow.prediction_log.records import RESERVED
+from evergrow.prediction_log.records import logged as logged_as
 from evergrow.prediction_log.tables import time_column
 from evergrow.spec.model import PredictionLogSpec
 
@@ -123,14 +123,14 @@ class _Logged:
 
     def column(self, name: str) -> pa.Array:
         """A key, request-time value or feature as it was logged, [n]."""
-        values = self.table[_column(name)].combine_chunks()
+        values = self.table[logged_as(name)].combine_chunks()
         return without_nan(values, self.key) if self.key and name in self.settings.hashed else values
 
     def why_absent(self, name: str) -> str:
         """Why a value is not there; empty if it is."""
         if name in self.settings.left_out:
             return f"{name!r} is left out of the prediction log"
-        return "" if _column(name) in self.table.column_names else f"the predictions have no {name!r}"
+        return "" if logged_as(name) in self.table.column_names else f"the predictions have no {name!r}"
 
     def why_unreadable(self, name: str) -> str:
         """Why a value cannot be told; empty if it can."""
@@ -164,10 +164,6 @@ class _Logged:
     def _why_not_hashed(self, name: str) -> str:
         hashed = name in self.settings.hashed and not self.key
         return f"{name!r} is hashed in the prediction log, and the secret is not known here" if hashed else ""
-
-
-def _column(name: str) -> str:
-    return f"value_{name}" if name in RESERVED else name
 
 
 def _micros(instants: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -24,7 +24,7 @@ from evergrow.data.lake import replace
 from evergrow.errors import DataError
 from evergrow.monitoring import tables
 from evergrow.monitoring.profile import Axis, Grouping, Profile, axes_of, profile, profile_groups, total
-from evergrow.prediction_log.records import RESERVED
+from evergrow.prediction_log.records import logged
 
 Floats = NDArray[np.float64]
 
@@ -32,11 +32,6 @@ ANSWERS, LABELS, SAMPLE = "answers.parquet", "labels.parquet", "sample.parquet"
 SCORE, LABEL = "score", "label"
 SAMPLED = 5000
 """Rows of the sample, evenly spread over the holdout."""
-
-
-def logged(name: str) -> str:
-    """The column that a feature has in the prediction log."""
-    return f"value_{name}" if name in RESERVED else name
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Baseline:
         table = _table(features, slices, rows, scores, labels)
         named = [*(Feature(name=logged(f.name), kind=f.kind) for f in features), _number(SCORE)]
         axes = axes_of(named, table, {logged(name): ends for name, ends in seen.items()})
-        groupings = tuple(Grouping.by(column, table[column]) for column in slices)
+        groupings = tuple(Grouping.by(column, table[column]) for column in map(logged, slices))
         seconds = pc.cast(pc.floor_temporal(table[EVENT_TIMESTAMP], unit="second"), pa.timestamp("s", "UTC"))
         seconds = pc.cast(seconds, pa.int64()).to_numpy()
         label_axis = Axis.of(_number(LABEL), table[LABEL])
@@ -193,7 +188,7 @@ def _table(
     features: Sequence[Feature], slices: Sequence[str], rows: pd.DataFrame, scores: Floats, labels: Floats
 ) -> pa.Table:
     """The rows as the prediction log names them, with `score` and `label`."""
-    columns = {EVENT_TIMESTAMP: rows[EVENT_TIMESTAMP]} | {column: rows[column] for column in slices}
+    columns = {EVENT_TIMESTAMP: rows[EVENT_TIMESTAMP]} | {logged(column): rows[column] for column in slices}
     columns |= {logged(feature.name): rows[feature.name] for feature in features}
     return pa.Table.from_pandas(pd.DataFrame({**columns, SCORE: scores, LABEL: labels}), preserve_index=False)
 

@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 from evergrow.contracts import Observation, Verdict
 from evergrow.evaluation.slices import values_of
 from evergrow.monitoring.scene import Scene
+from evergrow.prediction_log.records import logged
 from evergrow.spec.model import Fairness
 from evergrow.statistics.means import Ints, mean
 
@@ -126,10 +127,11 @@ def observe(
         blocks: the block of time of each row, [n].
     """
     subject, test = f"{rule.metric} by {rule.column}", "largest difference between groups"
-    if rule.column not in rows:
+    column = logged(rule.column)
+    if column not in rows:
         reason = f"neither predictions nor examples have a column {rule.column!r}"
         return scene.observe("bias", subject, test, 0.0, rule.limit, 0, Verdict(outcome="error", reason=reason))
-    found = gaps(rule, values_of(rows[rule.column]), y, scores, losses, blocks) if len(rows) else []
+    found = gaps(rule, values_of(rows[column]), y, scores, losses, blocks) if len(rows) else []
     if not found:
         reason = f"{rule.column}: fewer than two groups of {LEAST_ROWS} rows"
         return scene.observe(

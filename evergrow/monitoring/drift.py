@@ -63,12 +63,17 @@ def own_distances(days: Sequence[Profile]) -> Floats:
 
 
 def observe(
-    scene: Scene, now: Profile, reference: Sequence[Profile], kinds: Sequence[ObservationKind], threshold: float
+    scene: Scene,
+    now: Profile,
+    reference: Sequence[Profile],
+    kinds: Sequence[ObservationKind],
+    threshold: float,
+    alarm: bool = False,
 ) -> list[Observation]:
     """Drift of each column of a day, held against how far the reference's own days are apart.
 
     A column drifted if its stability index reaches the threshold and is unusual among those of the reference's days:
-    neither the chance of few rows nor what comes and goes every day is drift. It is no alarm, it explains.
+    neither the chance of few rows nor what comes and goes every day is drift.
 
     Args:
         scene: whose alpha all columns share.
@@ -76,12 +81,13 @@ def observe(
         reference: of each day of the reference.
         kinds: of drift, per axis.
         threshold: stability index from which a column counts as drifted.
+        alarm: whether it asks anyone to act.
     """
     whole = sum(reference[1:], reference[0])
     own = own_distances(reference)
     alpha = scene.alpha / max(1, len(now.axes))
     return [
-        _observed(scene, kind, axis, before, after, own[:, i], alpha, threshold)
+        _observed(scene, kind, axis, before, after, own[:, i], alpha, threshold, alarm)
         for i, (kind, (axis, before), (_, after)) in enumerate(zip(kinds, whole.columns(), now.columns(), strict=True))
         if after[:-1].sum() and before[:-1].sum()
     ]
@@ -89,61 +95,91 @@ def observe(
 
 def _observed(
     scene: Scene, kind: ObservationKind, axis: Axis, before: Counts, after: Counts, own: Floats, alpha: float,
-    threshold: float,
+    threshold: float, alarm: bool,
 ) -> Observation:  # fmt: skip
     effect, rows = stability(axis, before, after), int(after[:-1].sum())
     usual = float(np.median(own))
-    told = f"{axis.name}: stability index {effect:.3f}, threshold {threshold:g}, the reference's own days {usual:.3f}"
+    told = f"{axis.name}: stability index {effect:.3f} to {scene.reference}, whose own days have {usual:.3f}, "
+    told += f"threshold {threshold:g}"
     if len(own) < FEWEST:
         verdict = Verdict(outcome="inconclusive", reason=f"{told}; {len(own)} days to compare, needs {FEWEST}")
-        return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict)
+        return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict, alarm=alarm)
     p = high_distance(effect, own)
     told += f"; p {p:.2g}, unusual at {alpha:.2g}; most changed: {most_changed(axis, before[:-1], after[:-1])}"
     verdict = Verdict.when(effect < threshold or p > alpha, told)
-    return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict, p_value=p)
+    return scene.observe(kind, axis.name, "psi", effect, threshold, rows, verdict, p_value=p, alarm=alarm)
 
 
 SLICE_ROWS = 200
 """A slice of fewer rows is not looked at: its stability index would be chance alone."""
+FARTHER = 2.0
+"""A slice is told if it drifted so many times as far as all rows: what all do is told of all."""
+JUMP = 1.0
+"""Stability index, day against the days before, from which a column jumped."""
 
 
 def observe_slices(
     scene: Scene,
     now: Mapping[str, Profile],
     reference: Mapping[str, Profile],
+    days: Sequence[Profile],
     kinds: Sequence[ObservationKind],
     threshold: float,
 ) -> list[Observation]:
-    """Columns that drifted within a slice: those whose index reaches the threshold although chance is allowed for.
+    """Columns that drifted within a slice, though not, or far less, in all rows together.
 
     The index that chance alone gives, (groups - 1) (1/n + 1/m) on average, is taken off first: F. Yurdakul &
     J. Naranjo, Statistical properties of the population stability index, Journal of Risk Model Validation 14, 2020.
+    A slice has no days of its own to be held against; it is held against those of all rows.
+
+    Args:
+        scene: whose alpha all slices and columns share.
+        now: of each slice's rows that are looked at; "" are all rows.
+        reference: of each slice's rows in the reference.
+        days: of all rows of each day of the reference.
+        kinds: of drift, per axis.
+        threshold: stability index from which a column counts as drifted.
     """
+    whole, own = compare_stability(sum(days[1:], days[0]), now[""]), own_distances(days)
+    slices = [name for name in now if name and name in reference and _large(now[name], reference[name])]
+    alpha = scene.alpha / max(1, len(slices) * len(kinds))
     return [
         observation
-        for name, part in now.items()
-        if name in reference and min(part.rows, reference[name].rows) >= SLICE_ROWS
-        for kind, (axis, before), (_, after) in zip(kinds, reference[name].columns(), part.columns(), strict=True)
-        if (observation := _in_slice(scene, name, kind, axis, before, after, threshold))
+        for name in slices
+        for i, (kind, (axis, before), (_, after)) in enumerate(
+            zip(kinds, reference[name].columns(), now[name].columns(), strict=True)
+        )
+        if (observation := _in_slice(scene, name, kind, axis, before, after, whole[i], own[:, i], alpha, threshold))
     ]
 
 
+def compare_stability(reference: Profile, now: Profile) -> list[float]:
+    """The stability index of each column."""
+    return [stability(axis, old, new) for (axis, old), (_, new) in zip(reference.columns(), now.columns(), strict=True)]
+
+
+def _large(now: Profile, reference: Profile) -> bool:
+    return min(now.rows, reference.rows) >= SLICE_ROWS
+
+
 def _in_slice(
-    scene: Scene, name: str, kind: ObservationKind, axis: Axis, before: Counts, after: Counts, threshold: float
-) -> Observation | None:
+    scene: Scene, name: str, kind: ObservationKind, axis: Axis, before: Counts, after: Counts, whole: float,
+    own: Floats, alpha: float, threshold: float,
+) -> Observation | None:  # fmt: skip
     n, m = int(after[:-1].sum()), int(before[:-1].sum())
-    if not n or not m:
+    if not n or not m or len(own) < FEWEST:
         return None
     few = grouped(axis, before, after)
     effect = distances.psi(*few) - (np.count_nonzero(few[0] + few[1]) - 1) * (1 / n + 1 / m)
-    if effect < threshold:
+    p = high_distance(effect, own)
+    if effect < max(threshold, FARTHER * whole) or p > alpha:
         return None
     reason = (
-        f"{axis.name} where {name}: stability index {effect:.3f} beyond chance, threshold {threshold:g}; "
-        f"most changed: {most_changed(axis, before[:-1], after[:-1])}"
+        f"{axis.name} where {name}: stability index {effect:.3f} beyond chance, {whole:.3f} in all rows, threshold "
+        f"{threshold:g}; p {p:.2g}, unusual at {alpha:.2g}; most changed: {most_changed(axis, before[:-1], after[:-1])}"
     )
     verdict = Verdict(outcome="fail", reason=reason)
-    return scene.observe(kind, axis.name, "psi", effect, threshold, n, verdict, slice=name)
+    return scene.observe(kind, axis.name, "psi", effect, threshold, n, verdict, slice=name, p_value=p)
 
 
 class ProfileDrift:

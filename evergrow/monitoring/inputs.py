@@ -12,9 +12,10 @@ from evergrow.monitoring.days import ALL, Day
 from evergrow.monitoring.profile import Profile
 from evergrow.monitoring.scene import Scene, daily_alpha
 from evergrow.spec import ContinualModel
+from evergrow.statistics.unusual import FEWEST
 
-VALUES, FRESHNESS, VOLUME = 0.04, 0.02, 0.01
-"""Shares of the accepted false alarms that the checks of values, ages and the number of rows have a day."""
+VALUES, JUMPS, FRESHNESS, VOLUME = 0.02, 0.02, 0.02, 0.01
+"""Shares of the accepted false alarms: of checks of values, whole columns, ages of features, and number of rows."""
 NAMED = 3
 """Unseen categories that a reason names."""
 
@@ -66,12 +67,16 @@ def _version(
     aged = scene_of(document, answers.version, answers.day, "the days before", FRESHNESS / versions)
     same = [earlier.profiles[ALL] for earlier in before if earlier.axes == answers.axes]
     yield from quality.freshness(aged, answers.profiles[ALL], same)
+    if len(same) >= FEWEST:
+        jumps = scene_of(document, answers.version, answers.day, "the days before", JUMPS / versions)
+        earlier = [profile.first(k) for profile in same]
+        yield from drift.observe(jumps, parts[ALL], earlier, ["jump"] * k, drift.JUMP, alarm=True)
     # What only explains has the accepted number of false ones once more, for itself.
     explains = scene_of(document, answers.version, answers.day, reference, 1.0 / versions)
     kinds = kinds_of(baseline)
     yield from drift.observe(explains, parts[ALL], list(baseline.days.values()), kinds, rule.drift)
-    slices = {name: part for name, part in parts.items() if name != ALL}
-    yield from drift.observe_slices(explains, slices, baseline.slices, kinds, rule.drift)
+    days = list(baseline.days.values())
+    yield from drift.observe_slices(explains, parts, baseline.slices, days, kinds, rule.drift)
 
 
 def kinds_of(baseline: Baseline) -> list[ObservationKind]:

@@ -16,13 +16,14 @@ from evergrow.errors import NotEnoughData
 from evergrow.evaluation.slices import Skipped
 from evergrow.learning.losses import row_losses
 from evergrow.monitoring import bias, drift, estimated, harm, performance, worth
-from evergrow.monitoring.baseline import LABEL, SCORE, Baseline, logged
+from evergrow.monitoring.baseline import LABEL, SCORE, Baseline
 from evergrow.monitoring.inputs import scene_of
 from evergrow.monitoring.performance import DAY, VERSION, DayPerformance, WorstSlice
 from evergrow.monitoring.profile import profile
 from evergrow.monitoring.scene import Scene
 from evergrow.monitoring.truth import LABEL_FIRST_KNOWN_AT, Delay, LabelDay, delay, label_days
 from evergrow.monitoring.worth import DayWorth
+from evergrow.prediction_log.records import logged
 from evergrow.spec import ContinualModel
 
 Floats = NDArray[np.float64]
@@ -97,7 +98,7 @@ def judge(
     recent = _recent(judged)
     losses = row_losses(metric, recent[LABEL].to_numpy(np.float64), recent[SCORE].to_numpy(np.float64))
     columns = [c for c in {logged(f.name): 0 for b in baselines.values() for f in b.features} if c in recent]
-    slices = rule.slices_of(document.spec.evaluation)
+    slices = [logged(column) for column in rule.slices_of(document.spec.evaluation)]
     realised = performance.of_days(outcomes, days, names)
     estimates = [e for v in sorted(baselines) for e in _estimates(document, outcomes, days, v)]
     return Judged(

@@ -21,7 +21,7 @@ from evergrow.spec import ContinualModel
 TEMPLATE = Path(__file__).with_name("page.html")
 MEANING = {"none": "Nothing to do", "alert": "Somebody needs to look"}
 DRIFT = ("prediction-drift", "label-drift", "feature-drift", "multivariate-drift", "explanation-drift")
-QUALITY = ("schema", "nulls", "ranges", "categories", "volume", "freshness", "skew")
+QUALITY = ("schema", "nulls", "ranges", "categories", "jump", "volume", "freshness", "skew")
 TICKS = 6
 SHOWN = 15
 """Rows of a table of columns; what failed is always among them."""

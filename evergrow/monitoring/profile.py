@@ -42,14 +42,13 @@ GROUPS = 50
 class Axis(Value):
     """How the values of one column are counted.
 
-    Cells of a number: below all that was ever seen, then (edge, edge] …, above all. Cells of a category: one a level,
-    and one for all that is none of them. The last cell of both counts missing values.
+    Cells of a number: far below all that was ever seen, then (edge, edge] …, far above. Cells of a category: one a
+    level, and one for all that is none of them. The last cell of both counts missing values.
 
     Attributes:
         name: of the column.
         kind: numeric or categorical.
-        edges: ends of the cells, rising; the first lies right below the least value ever seen, the last is the
-            greatest one.
+        edges: ends of the cells, rising; the first and the last are as far from all that was ever seen as that is wide.
         levels: the reference's categories, the commonest first.
         spread: standard deviation of the reference's values; what distances in the column's unit are divided by.
     """
@@ -88,8 +87,9 @@ class Axis(Value):
         shares = np.arange(1, most + 1) / most if most else SHARES
         ends = np.quantile(numbers, shares, method="inverted_cdf")
         known = [numbers.min(), numbers.max(), *(seen or ())]
-        below = np.nextafter([min(known), numbers.min()], -np.inf)
-        edges = np.unique([*below, *ends, max(known)])
+        low, high, width = min(known), max(known), max(known) - min(known)
+        below = np.nextafter([low - width, low, numbers.min()], -np.inf)
+        edges = np.unique([*below, *ends, high, high + width])
         return cls(name=feature.name, kind=feature.kind, edges=tuple(edges.tolist()), spread=float(numbers.std()))
 
     def cell_of(self, values: pa.ChunkedArray) -> Counts:

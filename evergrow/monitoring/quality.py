@@ -84,8 +84,7 @@ def values(scene: Scene, now: Profile, reference: Sequence[Profile]) -> list[Obs
 
 
 LEAST: Mapping[ObservationKind, float] = {"ranges": 0.05}
-"""Least share that fails, however unusual: beyond all that was seen in training, a new season's values are few, another
-unit's are most."""
+"""Least share that fails, however unusual: single values that are far out are no other unit."""
 
 _Check = tuple[ObservationKind, str, str, int, int, Counts, Counts]
 
@@ -100,7 +99,7 @@ def _checks(now: Profile, reference: Sequence[Profile]) -> Iterator[_Check]:
         there = int(counts[:-1].sum())
         if axis.kind == "numeric" and axis.edges:
             outside = int(counts[0] + counts[-2])
-            yield "ranges", axis.name, "out of range", outside, there, days[:, 0] + days[:, -2], whole - missing
+            yield "ranges", axis.name, "far out of range", outside, there, days[:, 0] + days[:, -2], whole - missing
         elif axis.kind == "categorical":
             yield "categories", axis.name, "unseen", int(counts[-2]), there, days[:, -2], whole - missing
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from evergrow.contracts import EVENT_TIMESTAMP, Comparison, Feature, Observation, ObservationKind, Verdict
 from evergrow.errors import NotEnoughData
-from evergrow.monitoring.baseline import Baseline, logged
+from evergrow.monitoring.baseline import Baseline
 from evergrow.monitoring.explanation import explanation_drift
 from evergrow.monitoring.multivariate import classifier_test, kernel_test
 from evergrow.monitoring.performance import VERSION
 from evergrow.monitoring.scene import Scene
+from evergrow.prediction_log.records import logged
 
 Floats = NDArray[np.float64]
 Explain = Callable[[pd.DataFrame], Floats]

@@ -63,7 +63,7 @@ def periods(promotions: Iterable[Promotion]) -> tuple[Period, ...]:
     """Who was the champion of one model when, newest first; without gaps from the first promotion on."""
     ordered = sorted(promotions, key=lambda p: p.at)
     ends = [*(p.at for p in ordered[1:]), None]
-    return tuple(Period(since=p.at, until=end, promotion=p) for p, end in zip(ordered, ends, strict=True))[::-1]
+    return tuple(Period(since=p.at, until=end, promotion=p) for p, end in zip(ordered, ends, strict=False))[::-1]
 
 
 def timeline(
@@ -152,24 +152,27 @@ def _runs(looks: Sequence[Look], alike: Callable[[Look], tuple[str, ...]]) -> li
 
 
 def _drifted(days: Mapping[date, Sequence[Observation]]) -> Iterator[Event]:
-    """What began to drift on a day, and what no longer does; compared with the judged day before."""
-    failing = [(day, seen, _failing(seen)) for day, seen in sorted(days.items())]
-    for (_, _, before), (_, seen, now) in pairwise([(None, (), set()), *failing]):
-        for names, what in ((now - before, "began to drift"), (before - now, "no longer drifted")):
-            if names and seen:
-                yield _drift(seen, sorted(names), what)
+    """What began to drift on a day, against the judged day before; and that nothing drifts any longer."""
+    failing = [(seen, _failing(seen)) for _, seen in sorted(days.items()) if seen]
+    for (_, before), (seen, now) in pairwise([((), set()), *failing]):
+        if now - before:
+            yield _drift(seen, sorted(now - before))
+        elif before and not now:
+            yield Event(
+                at=seen[0].until, model=seen[0].model, kind="drift", title="Nothing drifts any longer", reason=""
+            )
 
 
 def _failing(seen: Iterable[Observation]) -> set[tuple[str, str]]:
     return {(o.subject, o.kind) for o in seen if "drift" in o.kind and not o.alarm and o.verdict.outcome == "fail"}
 
 
-def _drift(seen: Sequence[Observation], names: Sequence[tuple[str, str]], what: str) -> Event:
-    reasons = [o.verdict.reason for o in seen if (o.subject, o.kind) in names]
+def _drift(seen: Sequence[Observation], begun: Sequence[tuple[str, str]]) -> Event:
+    reasons = [o.verdict.reason for o in seen if (o.subject, o.kind) in begun]
     rest = len(reasons) - NAMED
     said = "; ".join([*reasons[:NAMED], *([f"and {rest} more"] if rest > 0 else [])])
-    named = ", ".join(name for name, _ in names) if len(names) <= NAMED else f"{len(names)} columns"
-    return Event(at=seen[0].until, model=seen[0].model, kind="drift", title=f"{named} {what}", reason=said)
+    named = ", ".join(name for name, _ in begun) if len(begun) <= NAMED else f"{len(begun)} columns"
+    return Event(at=seen[0].until, model=seen[0].model, kind="drift", title=f"{named} began to drift", reason=said)
 
 
 def _unseen(days: Mapping[date, Sequence[Observation]], looks: Iterable[Look]) -> Iterator[Event]:

@@ -48,6 +48,15 @@ RESERVED = frozenset(
 """What every prediction has; a row's value of such a name is kept as `value_<name>`."""
 
 
+def logged(name: str) -> str:
+    """The log's column of a key, request-time value or feature.
+
+    >>> logged("wind"), logged("route")
+    ('wind', 'value_route')
+    """
+    return f"value_{name}" if name in RESERVED else name
+
+
 class Column(Value):
     """A value that each row has: an entity key, a request-time value or a feature; its type is Feast's."""
 
@@ -232,12 +241,7 @@ class Layout:
                 hint=f"set {HASH_KEY} in the server's environment",
             )
         kept = [column for column in columns if column.name not in left_out]
-        self.columns = tuple(
-            Column(
-                name=f"value_{c.name}" if c.name in RESERVED else c.name, type="STRING" if c.name in hashed else c.type
-            )
-            for c in kept
-        )
+        self.columns = tuple(Column(name=logged(c.name), type="STRING" if c.name in hashed else c.type) for c in kept)
         self._read = _reader([column.name for column in kept])
         self._hashed = [place for place, column in enumerate(kept) if column.name in hashed]
         self._key = key or b""

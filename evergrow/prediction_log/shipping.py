@@ -107,7 +107,7 @@ class Shipper:
             content = tables.parquet(segment) if segment.header and segment.records else None
         except (pa.ArrowException, ValueError, TypeError, LookupError) as error:
             # What cannot be converted now never can: it must not hold up what can.
-            _set_aside(path, f"cannot be made Parquet of: {type(error).__name__}: {error}")
+            _set_aside(path, f"cannot be made Parquet of: {type(error).__name__}")  # its message quotes values
             return Shipped("", 0, len(segment.records))
         name = ""
         if segment.header and content:

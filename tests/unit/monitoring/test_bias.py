@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fairlearn.metrics import MetricFrame, selection_rate, true_positive_rate
 
+from evergrow.learning.losses import log_loss
 from evergrow.monitoring import bias, performance
 from evergrow.monitoring.performance import DAY
 from evergrow.spec.model import Fairness
@@ -14,8 +15,7 @@ RULE = Fairness(column="origin", metric="selection_rate", threshold=0.4, limit=0
 
 def arguments(rows):
     known = performance.scored(rows, DAY)
-    losses = -np.log(np.where(known.y > 0, known.scores, 1 - known.scores))
-    return rows, known.y, known.scores, losses, known.blocks
+    return rows, known.y, known.scores, log_loss(known.y, known.scores), known.blocks
 
 
 def gaps(rule, rows):

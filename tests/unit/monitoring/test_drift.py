@@ -68,15 +68,21 @@ def test_too_few_days_to_compare_with_are_inconclusive():
 
 
 def test_a_slice_that_drifted_is_told_and_chance_in_small_slices_is_not():
-    axes, _ = reference()
+    axes, days = reference()
     before = rows(20_000, seed=5)
     grouping = [Grouping.by("c", before["c"])]
     base = profile_groups(axes, before, grouping)
     now = rows(3_000, seed=6).to_pandas()
-    assert drift.observe_slices(scene(), profile_groups(axes, pa.table(now), grouping), base, KINDS, 0.2) == []
 
+    def told(frame):
+        table = pa.Table.from_pandas(frame)
+        parts = {"": profile(axes, table), **profile_groups(axes, table, grouping)}
+        return drift.observe_slices(scene(), parts, base, days, KINDS, 0.2)
+
+    assert told(now) == []
+    assert told(now.assign(x=now["x"] + 1)) == []  # what all do is told of all
     now.loc[now["c"] == "b", "x"] += 1
-    found = drift.observe_slices(scene(), profile_groups(axes, pa.Table.from_pandas(now), grouping), base, KINDS, 0.2)
+    found = told(now)
     assert [(one.subject, one.slice, one.verdict.outcome) for one in found] == [("x", "c=b", "fail")]
 
 

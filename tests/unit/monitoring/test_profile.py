@@ -96,18 +96,18 @@ def test_numbers_of_many_values_have_cells_of_equal_mass_and_one_beyond_either_e
     (counts,) = (counts for _, counts in profile(axes, values).columns())
 
     assert counts[0] == counts[-2] == counts[-1] == 0
-    inner = counts[5:-6]  # the 2 % at either end are cut again
+    inner = counts[6:-7]  # the 2 % at either end are cut again
     assert inner.min() >= 1900
     assert inner.max() <= 2100
-    beyond = profile(axes, pa.table({"x": [-1.0, 1e9]}))
+    beyond = profile(axes, pa.table({"x": [-1e9, 1e9]}))
     assert (beyond.counts[0], beyond.counts[-2]) == (1, 1)
 
 
-def test_what_was_seen_before_the_reference_is_not_beyond_all():
+def test_far_out_is_as_far_from_all_that_was_ever_seen_as_that_is_wide():
     axes = axes_of([NUMBER], pa.table({"x": [1.0, 2.0, 3.0]}), {"x": (-5.0, 2.5)})
-    counts = profile(axes, pa.table({"x": [-6.0, -5.0, 0.0, 3.0, 4.0]})).counts
+    counts = profile(axes, pa.table({"x": [-13.1, -12.9, -5.0, 0.0, 3.0, 10.9, 11.1]})).counts
 
-    assert (counts[0], counts[-2], counts.sum()) == (1, 1, 5)
+    assert (counts[0], counts[-2], counts.sum()) == (1, 1, 7)
 
 
 def test_a_constant_has_a_cell_of_its_own():
@@ -155,5 +155,5 @@ def test_cells_are_named_in_words():
     axes = axes_of([NUMBER, WORD], pa.table({"x": [1.0, 2.0, 3.0], "c": ["a", "a", "b"]}))
 
     assert [axes[1].name_of(i) for i in range(4)] == ["a", "b", "other", "missing"]
-    assert axes[0].name_of(2) == "(1, 2]"
-    assert axes[0].name_of(axes[0].cells - 2) == "> 3"
+    assert "(1, 2]" in [axes[0].name_of(i) for i in range(axes[0].cells)]
+    assert axes[0].name_of(axes[0].cells - 2) == "> 5"

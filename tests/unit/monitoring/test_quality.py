@@ -49,7 +49,11 @@ def test_values_that_go_missing_are_told_with_both_shares():
 
 
 def test_another_unit_is_out_of_range():
-    assert failed(seen(rows(scale=1.609, seed=1))) == {("ranges", "x")}
+    assert failed(seen(rows(scale=100, seed=1))) == {("ranges", "x")}
+
+
+def test_a_new_season_is_not_another_unit():
+    assert failed(seen(rows(scale=1.2, seed=1))) == set()
 
 
 def test_a_category_that_was_never_seen_is_told():
