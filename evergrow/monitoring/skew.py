@@ -482,12 +482,11 @@ def observations(
         most_lag: most that materialization may lag.
     """
     about: dict[str, Any] = {"model": model, "version": version, "since": since, "until": until, "reference": REFERENCE}
-    limit = float("inf") if most_lag is None else most_lag.total_seconds()
     return (
         *(_of_feature(feature, about) for feature in skew.features),
         *(_of_skipped(feature, why, about) for feature, why in skew.skipped.items()),
         *(_of_ahead(view, about) for view in skew.views),
-        *(_of_lag(view, limit, about) for view in skew.views),
+        *(_of_lag(view, most_lag, about) for view in skew.views),
     )
 
 
@@ -519,15 +518,15 @@ def _of_ahead(view: ViewLag, about: Mapping[str, Any]) -> Observation:
     )  # fmt: skip
 
 
-def _of_lag(view: ViewLag, limit: float, about: Mapping[str, Any]) -> Observation:
-    seconds = view.p95.total_seconds()
+def _of_lag(view: ViewLag, most: timedelta | None, about: Mapping[str, Any]) -> Observation:
     reason = (
         f"{view.stale:,} of {view.rows:,} predictions found a row that was no longer the best; lag p50 {view.p50}, "
-        f"p95 {view.p95}, longest {view.longest}, limit {limit:g} s"
+        f"p95 {view.p95}, longest {view.longest}, {f'limit {most}' if most else 'no limit is set'}"
     )
     return Observation(
-        **about, kind="freshness", subject=view.view, rows=view.rows, test="lag p95", effect=seconds,
-        threshold=limit, alarm=np.isfinite(limit), verdict=_verdict(seconds <= limit, view.rows, reason),
+        **about, kind="freshness", subject=view.view, rows=view.rows, test="lag p95", effect=view.p95.total_seconds(),
+        threshold=most.total_seconds() if most else 0, alarm=most is not None,
+        verdict=_verdict(most is None or view.p95 <= most, view.rows, reason),
     )  # fmt: skip
 
 
