@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import pdtr, pdtrc, stdtr
 from scipy.stats import betabinom
 
 Floats = NDArray[np.float64]
@@ -51,9 +51,16 @@ def high_distance(value: float, history: Floats) -> float:
 
 
 def high_count(value: float, history: Sequence[float] | Floats, two_sided: bool = False) -> float:
-    """p-value of a day's number of rows this high, or this far off, given those of days before: by logarithms."""
-    p = prediction(math.log1p(value), np.log1p(np.asarray(history, np.float64)))
-    return min(1.0, 2 * min(p, 1 - p)) if two_sided else p
+    """p-value of a day's number of rows this high, or this far off, given those of days before.
+
+    The larger of two: what the differences of the days say (by logarithms), and what chance alone says (Poisson's, of
+    their mean). The second has a say where all days have the same number.
+    """
+    before = np.asarray(history, np.float64)
+    mean = float(before.mean())
+    days = prediction(math.log1p(value), np.log1p(before))
+    above, below = max(days, float(pdtrc(value - 1, mean))), max(1 - days, float(pdtr(value, mean)))
+    return min(1.0, 2 * min(above, below)) if two_sided else above
 
 
 def high_share(count: int, rows: int, counts: Counts, sizes: Counts) -> float:

@@ -82,6 +82,16 @@ def test_a_number_of_rows_is_unusual_either_way_if_both_are_asked_for():
     assert unusual.high_count(915, before, two_sided=True) > 0.5
 
 
+def test_where_every_day_has_the_same_number_chance_decides():
+    same = [72] * 28
+
+    assert unusual.high_count(72, same, two_sided=True) > 0.9
+    assert unusual.high_count(73, same, two_sided=True) > 0.5
+    assert unusual.high_count(65, same, two_sided=True) > 0.3
+    assert unusual.high_count(20, same, two_sided=True) < 1e-9
+    assert unusual.high_count(200, same, two_sided=True) < 1e-9
+
+
 @pytest.mark.parametrize(("count", "rows"), [(0, 10), (3, 10), (10, 10), (50, 1000)])
 def test_wilsons_interval_is_the_published_one(count, rows):
     expected = stats.binomtest(count, rows).proportion_ci(method="wilson")
