@@ -59,7 +59,8 @@ def high_count(value: float, history: Sequence[float] | Floats, two_sided: bool 
     before = np.asarray(history, np.float64)
     mean = float(before.mean())
     days = prediction(math.log1p(value), np.log1p(before))
-    above, below = max(days, float(pdtrc(value - 1, mean))), max(1 - days, float(pdtr(value, mean)))
+    at_least = float(pdtrc(value - 1, mean)) if value >= 1 else 1.0
+    above, below = max(days, at_least), max(1 - days, float(pdtr(value, mean)))
     return min(1.0, 2 * min(above, below)) if two_sided else above
 
 
