@@ -111,7 +111,7 @@ def _harm(after: pd.DataFrame, baseline: Baseline, model: ContinualModel) -> int
     days = [(START + timedelta(days=number)).date() for number in range(HOLDOUT, HOLDOUT + SERVED)]
     states = [LabelDay(day, 1, 1, 0, "matured") for day in days]
     raised = [i for i, one in enumerate(harm.follow(model, after, states, baseline.losses)) if one.alarm]
-    return sum(i == raised[0] or i - raised[k - 1] > harm.STANDS for k, i in enumerate(raised))
+    return sum(i == raised[0] or i - raised[k - 1] > harm.STANDS * harm.PER_DAY for k, i in enumerate(raised))
 
 
 def onsets(days: Sequence[Sequence[Observation]]) -> dict[str, int]:

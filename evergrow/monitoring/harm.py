@@ -1,4 +1,4 @@
-"""Harm: a version's realised loss, day by day, against its holdout's, by a test that may look after every day."""
+"""Harm: a version's realised loss, block by block, against its holdout's, by a test that may look after each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evergrow.contracts import EVENT_TIMESTAMP, Observation, Verdict
 from evergrow.learning.losses import row_losses
 from evergrow.monitoring.baseline import SCORE, Losses
 from evergrow.monitoring.inputs import scene_of
-from evergrow.monitoring.performance import VERSION
+from evergrow.monitoring.performance import VERSION, seconds
 from evergrow.monitoring.scene import Scene
 from evergrow.monitoring.truth import LABEL, LabelDay
 from evergrow.spec import ContinualModel
@@ -25,7 +25,9 @@ SHARE = 0.9
 """Of the accepted false alarms: data that is broken shows at once, harm is what takes patience."""
 STANDS = 7
 """Days for which an alarm stands: the test starts again after one, and what lasts is seen again by then."""
-_DAY = 24
+PER_DAY = 8
+"""Blocks of a day: of three hours each, harm is seen sooner than of whole days."""
+_HOURS = 24 // PER_DAY
 _EPOCH = date(1970, 1, 1)
 
 
@@ -52,7 +54,7 @@ def observe(
         return None
     last = rows[EVENT_TIMESTAMP].dt.date.max()
     scene = scene_of(document, version, last, f"holdout of version {version}", SHARE / versions)
-    known = int((_reference(losses)[1] > 0).sum())
+    known = len(np.unique(losses.hours // 24))
     if known < LEAST_DAYS:
         reason = f"the holdout has {known} days, at least {LEAST_DAYS} are needed to judge by"
         return _observed(document, scene, None, Verdict(outcome="inconclusive", reason=reason), len(rows))
@@ -63,32 +65,37 @@ def observe(
 def follow(
     document: ContinualModel, rows: pd.DataFrame, days: Sequence[LabelDay], losses: Losses, versions: int = 1
 ) -> list[Finding]:
-    """What the test finds after each day of one version's predictions; arguments as of `observe`."""
+    """What the test finds after each block of one version's predictions; arguments as of `observe`."""
     means, counts = _reference(losses)
-    begin = _EPOCH + timedelta(days=int(losses.hours[0]) // _DAY)
+    begin = _first_day(losses)
     first, last = rows[EVENT_TIMESTAMP].dt.date.min(), rows[EVENT_TIMESTAMP].dt.date.max()
     # What served before the holdout was over is not news to it.
-    start = max(first, begin + timedelta(days=len(means)))
+    start = max(first, begin + timedelta(days=len(means) // PER_DAY))
     if start > last:
         return []
     rule, metric = document.spec.monitoring, document.spec.evaluation.gate.metric
     detector = Detector(
-        Reference.of(means, counts),
+        Reference.of(means, counts, PER_DAY),
         rule.harm,
         rule.false_alarms_per_month * SHARE / versions,
         metric,
         datetime(begin.year, begin.month, begin.day, tzinfo=UTC),
     )
-    skipped = (start - begin).days - len(means)
+    skipped = (start - begin).days * PER_DAY - len(means)
     found = detect(detector, *_stream(rows, metric, days, start, last, skipped))
     return [one for one in found[skipped:] if one]
 
 
+def _first_day(losses: Losses) -> date:
+    return _EPOCH + timedelta(days=int(losses.hours[0]) // 24)
+
+
 def _reference(losses: Losses) -> tuple[Floats, Floats]:
-    """Mean loss and rows of each day of the holdout, none left out."""
-    numbers, means, rows = losses.blocks(_DAY)
-    place = numbers - numbers[0]
-    every, counts = np.zeros(place[-1] + 1), np.zeros(place[-1] + 1)
+    """Mean loss and rows of each block of the holdout's days, none left out."""
+    numbers, means, rows = losses.blocks(_HOURS)
+    place = numbers - int(losses.hours[0]) // 24 * PER_DAY
+    blocks = -(-(int(place[-1]) + 1) // PER_DAY) * PER_DAY
+    every, counts = np.zeros(blocks), np.zeros(blocks)
     every[place], counts[place] = means, rows
     return every, counts
 
@@ -96,19 +103,23 @@ def _reference(losses: Losses) -> tuple[Floats, Floats]:
 def _stream(
     rows: pd.DataFrame, metric: str, days: Sequence[LabelDay], start: date, last: date, skipped: int
 ) -> tuple[list[float], list[float]]:
-    """Mean loss and rows of each day after the holdout; a day that is not matured counts as one without rows."""
+    """Mean loss and rows of each block after the holdout; those of a day that is not matured count as without rows."""
     matured = {day.day for day in days if day.state == "matured"}
     loss = row_losses(metric, rows[LABEL].to_numpy(np.float64), rows[SCORE].to_numpy(np.float64))
-    at = rows[EVENT_TIMESTAMP].dt.date.to_numpy()
-    every = [start + timedelta(days=i) for i in range((last - start).days + 1)]
-    of_days = [loss[at == day] if day in matured else loss[:0] for day in every]
-    means = [float(of_day.mean()) if len(of_day) else 0.0 for of_day in of_days]
-    return [0.0] * skipped + means, [0.0] * skipped + [float(len(of_day)) for of_day in of_days]
+    judged = (
+        rows[EVENT_TIMESTAMP].dt.date.isin(matured).to_numpy() & (rows[EVENT_TIMESTAMP].dt.date >= start).to_numpy()
+    )
+    place = (seconds(rows) // (3600 * _HOURS) - (start - _EPOCH).days * PER_DAY)[judged]
+    blocks = ((last - start).days + 1) * PER_DAY
+    counts = np.bincount(place, minlength=blocks)
+    means = np.bincount(place, loss[judged], blocks) / np.maximum(counts, 1)
+    before = [0.0] * skipped
+    return [*before, *means.tolist()], [*before, *counts.astype(float).tolist()]
 
 
 def _judged(document: ContinualModel, scene: Scene, found: Sequence[Finding], rows: int) -> Observation:
     """The first of the alarms that stand, or the newest finding."""
-    standing = [one for one in found[-STANDS:] if one.alarm]
+    standing = [one for one in found[-STANDS * PER_DAY :] if one.alarm]
     shown = standing[0] if standing else found[-1]
     return _observed(document, scene, shown, Verdict.when(not standing, shown.reason), rows)
 

@@ -39,16 +39,17 @@ MOST_ALARMS = 2.0
 
 RISES = (1.0, 2.0, 4.0)
 """Sizes of rise that are mixed, in standard deviations of a day's mean."""
-CLIP = 3.0
+CLIP = 3.5
 """Standard deviations of a day's mean at which a block's deviation is cut off: one storm is no harm."""
 COLLAPSE = 12.0
-"""A rise so large, in the same unit, that no storm explains it: judged by what was not cut off, within hours."""
+"""A rise so large, in a window's own standard errors, that no storm explains it: judged by what was not cut off."""
 WINDOWS = 8
 """Starts kept per doubling of their age."""
 
 _CORRELATIONS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.75])
 _SHARES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 _LARGEST = 600.0  # of an exponent
+_NONE = 1e-9  # rows of a window that has none: its variance is so large that it tells nothing
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Null:
         noise: variance of a row's noise, [P].
         error: variance of `mean` about the truth, [P].
         day: variance of the mean of a day, [P].
+        between: variance of days' means beyond what the rows' noise within days gives them, [P].
+        within: variance of a row's noise as blocks differ within their day, [P].
         weekly: variance of a day's profile about the truth, [P].
-        share: share of the rows' noise in `day`, [P].
         per_day: blocks in a day.
     """
 
@@ -77,16 +79,22 @@ class Null:
     noise: Floats
     error: Floats
     day: Floats
+    between: Floats
+    within: Floats
     weekly: Floats
-    share: Floats
     per_day: int
+
+    @property
+    def share(self) -> Floats:
+        """Share of the rows' noise in `day`, [P]."""
+        return 1 - self.between / np.maximum(self.day, 1e-300)
 
 
 def learn(means: Floats, rows: Floats, per_day: int) -> Null:
     """The null of each of P references of R blocks, `means` and `rows` [P, R]; a block without rows counts for nothing.
 
-    Days first, then blocks within days: the effect comes from how days differ, the profile and the rows' noise from how
-    blocks differ within their day too. The effect is scaled so that its mean over a day has the variance found of days.
+    How long windows vary comes from how days differ; how windows shorter than a day vary, from how blocks differ within
+    their days too. The effect is scaled so that its mean over a day has the variance found of days.
     """
     mean = (means * rows).sum(1) / rows.sum(1)
     deviation = np.where(rows > 0, means - mean[:, None], 0.0)
@@ -94,25 +102,19 @@ def learn(means: Floats, rows: Floats, per_day: int) -> Null:
     profile, spent = shrunk(days, day_rows, 7)
     rest, typical = days - tiled(profile, days.shape[1]), harmonic_mean(day_rows)
     profile = np.repeat(profile, per_day, axis=1)
-    if per_day == 1:
-        effect, persistence, noise = fit_days(rest, day_rows, spent, _SHARES[None])
-        day = effect + noise / typical
-    else:
-        within = np.where(rows > 0, deviation - np.repeat(days, per_day, axis=1)[:, : means.shape[1]], 0.0)
-        hours, noise = fit_hours(within, rows, per_day)
+    effect, persistence, noise = fit_days(rest, day_rows, spent)
+    day, within = effect + noise / typical, noise
+    if per_day > 1:
+        apart = np.where(rows > 0, deviation - np.repeat(days, per_day, axis=1)[:, : means.shape[1]], 0.0)
+        hours, within = fit_hours(apart, rows, per_day)
         profile = profile + np.tile(hours, 7)
-        share = np.full(len(means), 0.5)
-        for _ in range(3):
-            effect, persistence, found = fit_days(rest, day_rows, spent, share[:, None])
-            day = effect + found / typical
-            share = np.clip(noise / typical / np.maximum(day, 1e-300), 0.0, 0.999)
         persistence = persistence ** (1 / per_day)
         evenly = np.ones((len(means), per_day))
         effect = effect / window_variance(evenly, np.ones_like(day), persistence, np.zeros_like(day))
     error = window_variance(rows, effect, persistence, noise)
+    between = np.maximum(day - within / typical, 0.0)
     weekly = spent / 6 * day * 7 / days.shape[1]
-    share = noise / typical / np.maximum(day, 1e-300)
-    return Null(mean, profile, effect, persistence, noise, error, day, weekly, share, per_day)
+    return Null(mean, profile, effect, persistence, noise, error, day, between, within, weekly, per_day)
 
 
 def by_day(values: Floats, rows: Floats, per_day: int) -> tuple[Floats, Floats]:
@@ -163,7 +165,7 @@ def fit_hours(within: Floats, rows: Floats, per_day: int) -> tuple[Floats, Float
     return hours, (rows * rest**2).sum(1) / freedom
 
 
-def fit_days(deviation: Floats, rows: Floats, spent: Floats, shares: Floats) -> tuple[Floats, Floats, Floats]:
+def fit_days(deviation: Floats, rows: Floats, spent: Floats) -> tuple[Floats, Floats, Floats]:
     """Variance of the effect of days, its correlation from day to day, and variance of a row's noise; each [P].
 
     Restricted likelihood of AR(1) plus noise on a grid of correlations and of shares of noise, by the Kalman filter;
@@ -173,13 +175,11 @@ def fit_days(deviation: Floats, rows: Floats, spent: Floats, shares: Floats) -> 
         deviation: of each day's mean, profile taken off, [P, D].
         rows: of each day, [P, D].
         spent: degrees of freedom that the profile cost, [P].
-        shares: of noise in the variance of a day of typical rows, that are possible, [1 or P, S].
     """
-    share = np.repeat(np.broadcast_to(shares, (len(rows), shares.shape[1])), len(_CORRELATIONS), axis=1)
-    correlation = np.tile(_CORRELATIONS, shares.shape[1])
+    correlation, share = (g.ravel() for g in np.meshgrid(_CORRELATIONS, _SHARES))
     typical = harmonic_mean(rows)
-    state = np.zeros((2, *share.shape))  # of the deviations, and of the column of ones that is their mean
-    variance = 1 - share
+    state = np.zeros((2, len(rows), len(share)))  # of the deviations, and of the column of ones that is their mean
+    variance = np.tile(1 - share, (len(rows), 1))
     sums = np.zeros((4, *variance.shape))
     for value, n in zip(deviation.T[:, :, None], rows.T[:, :, None], strict=True):
         seen = n > 0
@@ -228,14 +228,14 @@ class Windows:
         return cls(np.zeros(0, np.int64), np.zeros((6, paths, 0)))
 
     def add(self, block: int, means: Floats, rows: Floats, null: Null) -> None:
-        """Take in the block of that number: its means and rows, each [P], rows > 0."""
+        """Take in the block of that number: its means and rows, each [P]."""
         age = np.maximum((block + 1 - self.starts) // WINDOWS, 1)
         kept = self.starts % (1 << np.frexp(age)[1].astype(np.int64) - 1) == 0
         self.starts = np.append(self.starts[kept], block)
         self.sums = np.concatenate([self.sums[:, :, kept], np.zeros((6, len(rows), 1))], axis=2)
         deviation = means - null.mean - null.profile[:, block % null.profile.shape[1]]
         # Of a day as busy as this block: a share of the rows' noise that hangs on volume is no storm.
-        most = CLIP * np.sqrt(null.day * np.maximum(1 - null.share, 0) + null.noise / rows / null.per_day)
+        most = CLIP * np.sqrt(null.between + null.within / np.maximum(rows, _NONE) / null.per_day)
         values = np.array([np.ones_like(rows), np.clip(deviation, -most, most), deviation, means])
         self.sums[:4] += (values * rows)[:, :, None]
         n, effect = rows[:, None], null.effect[:, None]
@@ -248,18 +248,20 @@ class Windows:
 
     def variance(self, null: Null) -> Floats:
         """Of each window's mean deviation about the truth, the errors of mean and profile included, [P, C]."""
-        rows = self.sums[0]
-        days = np.maximum((self.starts[-1] + 1 - self.starts) / null.per_day, 1)
+        rows = np.maximum(self.sums[0], _NONE)
+        days = (self.starts[-1] + 1 - self.starts) / null.per_day
+        long = (self.sums[4] + null.noise[:, None] * rows) / rows**2
+        short = null.between[:, None] + null.within[:, None] / rows
         # Over a whole week the errors of a profile add up to nothing.
-        week = null.weekly[:, None] * np.maximum(1 / days - 1 / 7, 0)
-        variance: Floats = (self.sums[4] + null.noise[:, None] * rows) / rows**2 + null.error[:, None] + week
+        week = null.weekly[:, None] * np.maximum(1 / np.maximum(days, 1) - 1 / 7, 0)
+        variance: Floats = np.where(days < 1, short, long) + null.error[:, None] + week
         return variance
 
     def ratios(self, null: Null, margin: float) -> Floats:
         """Likelihood ratio of a rise that began with each window, mixed over its sizes, [P, C]."""
         day, variance = np.sqrt(null.day)[:, None], self.variance(null)
-        clipped, whole = self.sums[1:3] / self.sums[0] - margin
-        sizes = [(clipped, size * day) for size in RISES] + [(whole, COLLAPSE * day)]
+        clipped, whole = self.sums[1:3] / np.maximum(self.sums[0], _NONE) - margin
+        sizes = [(clipped, size * day) for size in RISES] + [(whole, COLLAPSE * np.sqrt(variance))]
         exponents = np.array([rise * (excess - rise / 2) / variance for excess, rise in sizes])
         mixed: Floats = np.exp(np.minimum(exponents, _LARGEST)).mean(axis=0)
         return mixed
@@ -277,7 +279,7 @@ def log_evidence(null: Null, means: Floats, rows: Floats, first: int, margin: fl
     Args:
         null: of the P references.
         means: mean loss of each block, [P, T].
-        rows: its rows, > 0, [P, T].
+        rows: its rows, [P, T].
         first: number of the first block, counted from the reference's first.
         margin: rise that is tolerated, in the loss's unit.
     """
@@ -288,7 +290,7 @@ def log_evidence(null: Null, means: Floats, rows: Floats, first: int, margin: fl
     return found
 
 
-DESIGN_CORRELATION = 0.3
+DESIGN_CORRELATION = 0.4
 """From day to day, in the simulated null."""
 DESIGN_TAIL = 5
 """Degrees of freedom of Student's t that days' effects have there."""
@@ -382,8 +384,9 @@ class Reference(Value):
     noise: float
     error: float
     day: float
+    between: float
+    within: float
     weekly: float
-    share: float
 
     @classmethod
     def of(cls, means: ArrayLike, rows: ArrayLike, per_day: int = 1) -> Self:
@@ -419,10 +422,10 @@ class Reference(Value):
 
     def calibration(self) -> Calibration:
         """Of references like this one."""
-        return calibration(math.ceil(self.blocks / self.per_day), self.per_day, self.share)
+        return calibration(math.ceil(self.blocks / self.per_day), self.per_day, float(self.null().share[0]))
 
 
-_NUMBERS = ("mean", "effect", "persistence", "noise", "error", "day", "weekly", "share")
+_NUMBERS = ("mean", "effect", "persistence", "noise", "error", "day", "between", "within", "weekly")
 
 
 class State(Value):
