@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from evergrow.contracts import EVENT_TIMESTAMP, Metric, Slice
 from evergrow.evaluation.slices import Scored, Skipped, by_column, values_of
 from evergrow.monitoring.truth import LABEL, LabelDay, State
-from evergrow.statistics.means import mean, time_blocks
+from evergrow.statistics.means import time_blocks
 
 Floats = NDArray[np.float64]
 
@@ -180,11 +180,17 @@ class _Excess:
 
 
 def _excess(where: tuple[str, ...], inside: NDArray[np.bool_], losses: Floats, blocks: NDArray[np.intp]) -> _Excess:
-    """The difference of two means: what each row contributes to it is summed up by block."""
+    """The difference of two means, with its error from what each block contributes to it.
+
+    A slice is held against the rest of the same days: what days have in common falls out, and what is left is taken
+    for independent from day to day.
+    """
     here, rest, share = float(losses[inside].mean()), float(losses[~inside].mean()), float(inside.mean())
     contribution = np.where(inside, (losses - here) / share, -(losses - rest) / (1 - share))
-    error = mean(contribution, blocks)
-    return _Excess(where, int(inside.sum()), here, here - rest, error.error, error.freedom)
+    count = int(blocks.max()) + 1
+    by_block = np.bincount(blocks, contribution, count) * count / len(losses)
+    error = float(by_block.std(ddof=1)) / np.sqrt(count) if count > 1 else np.inf
+    return _Excess(where, int(inside.sum()), here, here - rest, error, count - 1)
 
 
 def _without_parts(worse: Sequence[WorstSlice]) -> list[WorstSlice]:
