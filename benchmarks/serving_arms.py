@@ -112,9 +112,9 @@ def _kserve(model: Any, port: int, *, quiet: bool = False) -> None:
     from kserve import ModelServer
 
     if quiet:
-        from components.server.process import configure_logging
+        from evergrow import logs
 
-        configure_logging()
+        logs.configure()
     ModelServer(http_port=port, enable_grpc=False, enable_latency_logging=not quiet).start([model])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class EvergrowError(Exception):
@@ -11,16 +11,42 @@ class EvergrowError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "", retriable: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", retriable: bool = False, data: Iterable[object] = ()) -> None:
         super().__init__(message)
         self.hint = hint
         self.retriable = retriable
         """Whether the same may go well a moment later, because a service that did not answer is back by then."""
+        self.data = tuple(str(value) for value in data)
+        """Parts of the message that are values of rows: who looks at the data may see them, a log may not."""
 
 
 def as_text(text: str, hint: str, kind: str = "error") -> str:
     """An error as everything of ours tells it, for people to read and for `evergrow status` to find in a log."""
     return "\n".join((f"{kind}: {text}", *(f"  hint: {line}" for line in hint.splitlines())))
+
+
+WITHHELD = "…"
+"""What a log has in place of data."""
+
+
+def public(error: BaseException) -> str:
+    """What a log may tell of an error: its message if it is ours, without the data that it quotes; else its class.
+
+    >>> public(DataError("label: must be 0 or 1, found 7", data=[7]))
+    'label: must be 0 or 1, found …'
+    >>> public(KeyError("N14228"))
+    'KeyError'
+    """
+    if not isinstance(error, EvergrowError) or isinstance(error, RequestError):
+        return type(error).__name__
+    return without(str(error), error.data)
+
+
+def without(text: str, data: Iterable[str]) -> str:
+    """A text that quotes data, without it."""
+    for value in sorted(filter(None, data), key=len, reverse=True):
+        text = text.replace(value, WITHHELD)
+    return text
 
 
 def exit_code_of(program: Callable[[], None]) -> int:

@@ -1,29 +1,37 @@
-"""What a run on this machine tells of its steps: lines appended to one file, by every step's own process."""
+"""What a run tells of its steps: lines appended to one file by every step's own process, or lines of a pod's log."""
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import evergrow.errors
-from evergrow.errors import EvergrowError, PipelineError
+from evergrow import logs
+from evergrow.errors import EvergrowError, PipelineError, as_text, public, without
+from evergrow.redaction import Redaction
 
 FOLDER = "EVERGROW_RUN"
 """Variable that names the run's folder; STDOUT in a pod, whose log is all that it shares with who watches."""
+NAME = "EVERGROW_RUN_NAME"
+"""Variable with the run's name, where its folder does not have it."""
 STDOUT = "stdout"
 MARK = "::evergrow:: "
-"""What a line of a pod's log begins with that is an event."""
+"""What a line of a pod's log begins with that is an event, unless the pod logs JSON."""
 TERMINATION = Path("/dev/termination-log")
 """What a container leaves there, Kubernetes shows as the reason of its end."""
 FINAL = "not worth trying again"
 """What that begins with if so. Argo, which runs Kubeflow's steps, heeds it: manifests/platform/kubeflow-pipelines."""
+
+logger = logging.getLogger("evergrow.step")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,23 +88,69 @@ class Journal:
                 yield Event.model_validate(json.loads(line))
 
 
+def event_of(line: str) -> Event | None:
+    """The event that a line of a pod's log holds; None if it holds none, or was cut off.
+
+    >>> event_of(MARK + '{"step": "ingest", "process": 7, "at": 1.5, "what": "started"}').what
+    'started'
+    """
+    _, mark, told = line.partition(MARK)
+    try:
+        if mark:
+            return Event.model_validate_json(told)
+        return Event.model_validate(_json(line)["event"])
+    except (ValidationError, KeyError):
+        return None
+
+
+def as_read(line: str) -> str:
+    """A line of a pod's log as people read it: of one in JSON, what it says."""
+    return str(_json(line).get("message", line))
+
+
+def _json(line: str) -> Mapping[str, Any]:
+    try:
+        read = json.loads(line) if line.startswith("{") else {}
+    except ValueError:
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
 def _tell(name: str, what: Literal["started", "noted", "ended", "failed"], **more: Any) -> None:
-    folder = os.environ.get(FOLDER)
-    if not folder:
-        return
+    folder, is_json = os.environ.get(FOLDER), logs.is_json()
     event = Event(step=name, process=os.getpid(), at=time.time(), what=what, **more)
-    if folder != STDOUT:
+    if folder and folder != STDOUT:
         Journal(Path(folder)).write(event)
-        return
-    print(f"{MARK}{event.model_dump_json(exclude_defaults=True)}", flush=True)
-    if what == "failed":
-        leave_word(evergrow.errors.as_text(event.text, event.hint, event.error), event.retriable)
+    if is_json:
+        told = {"event": event.model_dump(exclude_defaults=True)} if folder == STDOUT else {}
+        level = logging.ERROR if what == "failed" else logging.INFO
+        logger.log(level, "%s", event.text or what, extra={"step": name, **told})
+    elif folder == STDOUT:
+        print(f"{MARK}{event.model_dump_json(exclude_defaults=True)}", flush=True)
+    if folder == STDOUT and what == "failed":
+        leave_word(as_text(event.text, event.hint, event.error), event.retriable)
 
 
 def leave_word(why: str, retriable: bool) -> None:
     """Have Kubernetes show why this container ends, if this process is in one; `retriable` as of errors."""
     if TERMINATION.exists():
+        why = Redaction(os.environ)(why)
         TERMINATION.write_text(why if retriable else f"{FINAL}\n{why}", encoding="utf-8")
+
+
+def exit_code_of(program: Callable[[], None]) -> int:
+    """As `errors.exit_code_of`, of a program that may log JSON: its last line is one then, and Kubernetes has text."""
+    try:
+        program()
+    except EvergrowError as error:
+        why = as_text(public(error), error.hint)
+        if logs.is_json():
+            logs.logger.critical("%s", error, extra={"hint": error.hint})
+            leave_word(why, retriable=True)
+        else:
+            print(Redaction(os.environ)(why), file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def step(main: Callable[P, R]) -> Callable[P, R]:
@@ -105,12 +159,13 @@ def step(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        if logs.is_json():
+            _log_json(name, args)
         _tell(name, "started")
         try:
             result = main(*args, **kwargs)
         except Exception as error:
-            ours = {"hint": error.hint, "retriable": error.retriable} if isinstance(error, EvergrowError) else {}
-            _tell(name, "failed", text=str(error), error=type(error).__name__, **ours)
+            _tell(name, "failed", error=type(error).__name__, **_described(error))
             raise
         _tell(name, "ended", text=str(result) if isinstance(result, str | int) else "")
         return result
@@ -118,9 +173,33 @@ def step(main: Callable[P, R]) -> Callable[P, R]:
     return told
 
 
-def note(step: str, text: str, *, passing: bool = False) -> None:
-    """Say something of a step to whoever watches the run, and to the log; `passing` if only until it goes on."""
-    print(f"{step}: {text}", flush=True)
+def _described(error: Exception) -> dict[str, Any]:
+    """What is told of an error: where others collect what is told, nothing of the data that it is about."""
+    if isinstance(error, EvergrowError):
+        text = public(error) if logs.is_json() else str(error)
+        return {"text": text, "hint": error.hint, "retriable": error.retriable}
+    return {"text": "its message may quote data; the log says where it was raised" if logs.is_json() else str(error)}
+
+
+def _log_json(name: str, args: tuple[Any, ...]) -> None:
+    """Log what this process says from here on as JSON, what libraries print included."""
+    folder = os.environ.get(FOLDER, "")
+    run = os.environ.get(NAME) or ("" if folder == STDOUT else Path(folder).name)
+    # A step's first argument is the model's document.
+    model = _json(args[0]).get("metadata", {}).get("name", "") if args and isinstance(args[0], str) else ""
+    logs.configure(sys.__stdout__, step=name, run=run, model=model)
+    sys.stdout, sys.stderr = logs.Printed("stdout"), logs.Printed("stderr")
+
+
+def note(step: str, text: str, *, passing: bool = False, data: Iterable[str] = ()) -> None:
+    """Say something of a step to whoever watches the run, and to the log; `passing` if only until it goes on.
+
+    Of the text, `data` are the parts that are values of rows: logs in JSON, which others collect, do not get them.
+    """
+    if logs.is_json():
+        text = without(text, data)
+    else:
+        print(f"{step}: {text}", flush=True)
     _tell(step, "noted", text=text, passing=passing)
 
 

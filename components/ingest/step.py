@@ -36,7 +36,7 @@ def main(spec: str, as_of: str, snapshot: str) -> str:
                 "ingest", f"{table.table}: {table.quarantined:,} rows refused, each with its reason: {table.quarantine}"
             )
         for told in table.unseen:
-            note("ingest", told)
+            note("ingest", told, data=[told.partition(" not seen before: ")[2]])
     Path(snapshot).parent.mkdir(parents=True, exist_ok=True)
     Path(snapshot).write_text(report.model_dump_json(indent=1), encoding="utf-8")
     return report.digest

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from evergrow.contracts import instant
-from evergrow.errors import exit_code_of
+from evergrow.journal import exit_code_of
 from evergrow.prediction_log.records import HASH_KEY
 
 

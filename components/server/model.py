@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,10 +20,11 @@ from components.server.recording import Recorder, asked_by
 from components.server.refusal import Refusal
 from components.server.request import Row, Schema, Tensor, json_tensors
 from components.server.serving_directory import ServingDirectory
+from components.server.unanswered import log_fault, log_refusal
 from evergrow.errors import RequestError
 from evergrow.integrations.feast_online import FeatureRow, OnlineReader
 from evergrow.integrations.online_stores import StoreUnavailable
-from evergrow.prediction_log.records import Asked
+from evergrow.prediction_log.records import Asked, views
 
 # Sampled Shapley values score hundreds of rows per row explained.
 MAX_EXPLAINED = 100
@@ -33,6 +35,9 @@ _GRPC_STATUS = {
     422: StatusCode.FAILED_PRECONDITION,
     503: StatusCode.UNAVAILABLE,
 }
+
+
+logger = logging.getLogger("evergrow.server")
 
 
 class Predicted(NamedTuple):
@@ -65,6 +70,8 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self.draining = False
         self.store_failure: str | None = "the online store was not asked yet"
         self._offset = offset
+        self._views = views(served.plan)
+        self._last: tuple[datetime, Sequence[float | None]] = (datetime.now(UTC), ())
         self.ready = True
         metrics.MODEL.labels(self.name, self.version, served.bundle.info.backend).set(1)
 
@@ -79,7 +86,11 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
 
     async def healthy(self) -> bool:
         """Whether to send requests here. Answers never depend on it: who asks while we drain is still answered."""
-        return self.ready and not self.draining and self.store_failure is None
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """The same, at once."""
+        return bool(self.ready) and not self.draining and self.store_failure is None
 
     async def probe(self) -> None:
         """Ask the online store whether it is there."""
@@ -92,8 +103,12 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
 
     def note_store(self, failure: str | None) -> None:
         """Remember how the online store last answered."""
-        if failure != self.store_failure:
+        if (failure is None) != (self.store_failure is None):
             metrics.STORE_UP.set(failure is None)
+            if failure is None:
+                logger.info("the online store answers")
+            else:
+                logger.warning("%s; not ready until it is back", failure)
         self.store_failure = failure
 
     # -- the work --
@@ -112,9 +127,10 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         started, now = time.perf_counter(), self.now()
         found = await self._features(rows, now)
         looked_up = time.perf_counter()
-        scores: list[float] = self.bundle.predict(self._vector(found)).tolist()
+        scores = self._scores(found)
         ended = time.perf_counter()
         flags = [row.flags for row in found]
+        self._last = (now, found[-1].times)
         self._observe(flags, looked_up - started, ended - looked_up)
         if self.recorder is not None:
             waiting = self.recorder.keep(asked, now.timestamp(), ended - started, found, scores)
@@ -158,8 +174,12 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
             for index, row in enumerate(found):
                 if row.flags:
                     lacks = ", ".join(row.flags)
-                    raise Refusal(422, f"instances[{index}]: {lacks}; `serving.onMissing` is reject", "missing")
+                    raise Refusal(422, f"instances[{index}]: {lacks}; `serving.onMissing` is reject", "missing", lacks)
         return found
+
+    def _scores(self, found: Sequence[FeatureRow]) -> list[float]:
+        scores: list[float] = self.bundle.predict(self._vector(found)).tolist()
+        return scores
 
     def _vector(self, found: Sequence[FeatureRow]) -> Any:
         try:
@@ -173,6 +193,11 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         metrics.ROWS.inc(len(flags))
         if any(flags):
             metrics.count_flags(flags)
+
+    def feature_ages(self) -> dict[str, float]:
+        """Seconds by view, of the row predicted last: from the event time of what was found to its prediction."""
+        now, times = self._last
+        return {view: now.timestamp() - at for view, at in zip(self._views, times, strict=False) if at is not None}
 
     # -- the protocols --
 
@@ -224,14 +249,14 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
             return await answer(body, asked), {}
         if body.id:
             asked = asked._replace(request_id=body.id)
+        started = time.perf_counter()
         try:
             rows = self.schema.v2([_from_infer_input(tensor) for tensor in body.inputs])
             predicted = await self.predict_rows(rows, asked)
-        except Refusal as refusal:
-            metrics.count_request("grpc", refusal.status)
-            status = _GRPC_STATUS.get(refusal.status, StatusCode.INVALID_ARGUMENT)
-            raise GrpcException(status_code=status, details=refusal.message) from refusal
+        except Exception as error:
+            raise _unanswered(error, asked.request_id) from error
         metrics.count_request("grpc", 200)
+        metrics.TOTAL_SECONDS.observe(time.perf_counter() - started)
         return self._infer_response(predicted, asked.request_id), {}
 
     def _infer_response(self, predicted: Predicted, request_id: str) -> InferResponse:
@@ -253,6 +278,19 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
             {"name": "score", "datatype": "FP64", "shape": [-1]},
             {"name": "flags", "datatype": "BYTES", "shape": [-1]},
         ]
+
+
+def _unanswered(error: Exception, request_id: str) -> GrpcException:
+    """What a gRPC caller is told, having counted and logged it."""
+    if isinstance(error, Refusal):
+        log_refusal("grpc", error, request_id)
+        metrics.count_request("grpc", error.status)
+        status = _GRPC_STATUS.get(error.status, StatusCode.INVALID_ARGUMENT)
+        return GrpcException(status_code=status, details=error.message)
+    log_fault("grpc", error, request_id)
+    metrics.count_request("grpc", 500)
+    said = f"{type(error).__name__}: a fault of the server's, logged there"
+    return GrpcException(status_code=StatusCode.INTERNAL, details=said)
 
 
 def _tensor(name: str, datatype: str, data: list[Any]) -> dict[str, Any]:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import logging.config
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kserve.model_repository import ModelRepository
 from kserve.model_server import ModelServer, app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
+from components.server import metrics
 from components.server.model import PredictionModel
 from components.server.recording import Recorder
 from components.server.routes import Routes
 from components.server.serving_directory import ServingDirectory
+from evergrow import logs
 from evergrow.integrations.feast_online import OnlineReader
 
+if TYPE_CHECKING:
+    from components.server.tracing import Tracing
+
 PROBE_SECONDS = 1.0
+COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Variables that name where spans are sent: OpenTelemetry's own."""
 
 logger = logging.getLogger("evergrow.server")
 
@@ -62,19 +69,36 @@ def serve(options: Options) -> None:
     Raises:
         ServingError: the directory cannot be served; the server was never ready.
     """
-    configure_logging()
+    logs.configure()
     served = ServingDirectory.load(options.model_dir)
+    tracing = _tracing(served)
+    context = tracing.context if tracing else dict
+    logs.configure(context=context, model=served.model, version=served.version)
     offset = options.now - datetime.now(UTC) if options.now else timedelta()
     recorder = Recorder.open(options.log_dir, served, offset, options.hash_key) if options.log_dir else None
-    model = PredictionModel(served, OnlineReader.open(served.plan, options.store_url), offset, recorder)
-    server = Server(model, options)
+    model = (tracing.model if tracing else PredictionModel)(
+        served, OnlineReader.open(served.plan, options.store_url), offset, recorder
+    )
+    metrics.watch_model(model.is_ready, model.feature_ages)
+    server = Server(model, options, (tracing.routes if tracing else Routes)(app, model))
     server.servers.append(watch(model, options.drain_seconds))
-    logger.warning("serving %s version %s on port %d", model.name, model.version, options.http_port)
+    logger.info("serving on port %d", options.http_port)
     try:
         server.start([model])
     finally:
         if recorder is not None:
             recorder.close()
+        if tracing is not None:
+            tracing.close()
+
+
+def _tracing(served: ServingDirectory) -> Tracing | None:
+    """Of a server whose environment names a collector; to others, not even the import costs anything."""
+    if not any(os.environ.get(name) for name in COLLECTOR):
+        return None
+    from components.server.tracing import Tracing
+
+    return Tracing.open(served)
 
 
 class HonestDataPlane(DataPlane):  # type: ignore[misc]  # KServe has no types
@@ -89,7 +113,7 @@ class HonestDataPlane(DataPlane):  # type: ignore[misc]  # KServe has no types
 class Server(ModelServer):  # type: ignore[misc]  # KServe has no types
     """KServe's model server, with our routes in front of its application."""
 
-    def __init__(self, model: PredictionModel, options: Options) -> None:
+    def __init__(self, model: PredictionModel, options: Options, routes: Routes) -> None:
         repository = ModelRepository()
         super().__init__(
             http_port=options.http_port,
@@ -101,7 +125,7 @@ class Server(ModelServer):  # type: ignore[misc]  # KServe has no types
         )
         self.dataplane = HonestDataPlane(model_registry=repository)
         self.model_repository_extension = ModelRepositoryExtension(model_registry=repository)
-        self._routes = Routes(app, model)
+        self._routes = routes
         self._host = options.host
 
     def register_signal_handler(self) -> None:
@@ -118,7 +142,7 @@ async def watch(model: PredictionModel, drain_seconds: float) -> None:
     stop = await _take_signals(told)
     await told.wait()
     model.draining = True
-    logger.warning("draining for %g s: not ready, still answering", drain_seconds)
+    logger.info("draining for %g s: not ready, still answering", drain_seconds)
     await asyncio.sleep(drain_seconds)
     probing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -146,20 +170,3 @@ async def _take_signals(told: asyncio.Event) -> Callable[[int, Any], None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     return uvicorns  # type: ignore[no-any-return]
-
-
-def configure_logging() -> None:
-    """One line per event on standard error; none per request."""
-    quiet = {"level": "WARNING", "handlers": ["stderr"], "propagate": False}
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "loggers": {
-                **dict.fromkeys(("evergrow", "kserve", "kserve.trace", "uvicorn"), quiet),
-                "uvicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
-            },
-        }
-    )

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import itertools
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -21,6 +22,10 @@ from evergrow.prediction_log.segments import LogFull, SegmentWriter
 
 REQUEST_ID, ROUTE, PROPENSITY = "x-request-id", "x-evergrow-route", "x-evergrow-propensity"
 """Headers: the caller's name for a request, and which arm of the model's route it took with which probability."""
+TRACEPARENT = "traceparent"
+"""Header of the W3C's trace context (2021): version-trace-span-flags. It names a request that has no other name."""
+
+_SPAN = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32}-[0-9a-f]{16})-[0-9a-f]{2}")
 
 _PREFIX, _COUNT = secrets.token_hex(10), itertools.count()
 """Of names for requests that have none: this process's, and how many there were."""
@@ -28,9 +33,15 @@ _PREFIX, _COUNT = secrets.token_hex(10), itertools.count()
 
 def asked_by(protocol: str, headers: Mapping[str, str]) -> Asked:
     """A request as its headers say. A propensity that is no probability was set by no route and says nothing."""
-    # No other process has the prefix: as good as a UUID of its own, which costs each request a system call.
-    request_id, route = headers.get(REQUEST_ID) or f"{_PREFIX}{next(_COUNT):012x}", headers.get(ROUTE, "")
+    request_id, route = headers.get(REQUEST_ID) or _name(headers), headers.get(ROUTE, "")
     return Asked(request_id, protocol, route, _probability(headers[PROPENSITY]) if PROPENSITY in headers else None)
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    """Of a request that has none: its trace and the caller's span, or one of ours."""
+    span = _SPAN.fullmatch(headers[TRACEPARENT]) if TRACEPARENT in headers else None
+    # No other process has the prefix: as good as a UUID of its own, which costs each request a system call.
+    return span[1] if span else f"{_PREFIX}{next(_COUNT):012x}"
 
 
 def _probability(text: str) -> float | None:
@@ -48,7 +59,7 @@ class Recorder:
         self.writer = writer
         self.layout = layout
         self._refuses = writer.settings.when_full == "refuse"
-        metrics.watch_log(writer.counts)
+        metrics.watch_log(writer)
 
     @classmethod
     def open(cls, root: Path, served: ServingDirectory, offset: timedelta, key: bytes | None) -> Self:

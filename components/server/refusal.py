@@ -9,11 +9,13 @@ class Refusal(Exception):
     Attributes:
         status: HTTP status.
         message: where, which rule, what was found, and how to fix it; the answer is {"error": message}.
-        reason: one word for metrics.
+        reason: one word for metrics and the log, which get nothing that the caller sent.
+        field: name of the field at fault, if it is one of the schema's.
     """
 
-    def __init__(self, status: int, message: str, reason: str = "invalid") -> None:
+    def __init__(self, status: int, message: str, reason: str = "invalid", field: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.reason = reason
+        self.field = field

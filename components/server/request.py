@@ -187,27 +187,30 @@ class Schema:
             try:
                 read(instance[name])
             except _WrongValueError as error:
-                self._refuse_value(f"{where}.{name}", error, instance[name])
+                self._refuse_value(f"{where}.{name}", name, error, instance[name])
 
     def _refuse_names(self, where: str, names: Iterable[str]) -> None:
         names = list(names)
         for name in names:
             if name not in self.fields:
                 missing = [known for known in self.fields if known not in names]
-                raise Refusal(400, f"{where}: unknown field {_short(name)}{_near(name, missing or list(self.fields))}")
+                near = _near(name, missing or list(self.fields))
+                raise Refusal(400, f"{where}: unknown field {_short(name)}{near}", "unknown-field")
         for name, kind in self.fields.items():
             if name not in names:
                 hint = f"add it ({kind}), with null if there is no value"
-                raise Refusal(400, f"{where}: field {name!r} is required; {hint}")
+                raise Refusal(400, f"{where}: field {name!r} is required; {hint}", "required", name)
 
-    def _refuse_value(self, where: str, error: Exception, value: Any) -> NoReturn:
-        raise Refusal(400, f"{where}: {error}, found {_short(value)}")
+    def _refuse_value(self, where: str, name: str, error: Exception, value: Any) -> NoReturn:
+        raise Refusal(400, f"{where}: {error}, found {_short(value)}", "value", name)
 
     def _check_tensor(self, where: str, tensor: Tensor, rows: int) -> None:
         allowed = _DATATYPES[self.fields[tensor.name]]
         if tensor.datatype not in allowed:
             wanted = " or ".join(allowed[:2])
-            raise Refusal(400, f"{where}: datatype must be {wanted}, found {_short(tensor.datatype)}")
+            raise Refusal(
+                400, f"{where}: datatype must be {wanted}, found {_short(tensor.datatype)}", "value", tensor.name
+            )
         if list(tensor.shape) not in ([rows], [rows, 1]) or len(tensor.data) != rows:
             rule = f"must have shape [{rows}], as the first input has values"
             raise Refusal(400, f"{where}: {rule}, found shape {_short(tensor.shape)} and {len(tensor.data)} values")
@@ -219,7 +222,7 @@ class Schema:
             try:
                 read(value)
             except _WrongValueError as error:
-                self._refuse_value(f"input {name}, row {row}", error, value)
+                self._refuse_value(f"input {name}, row {row}", name, error, value)
         return values
 
 

@@ -7,7 +7,6 @@ and answer some bad requests with 500, or echo request headers. Health, metadata
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,8 +16,9 @@ import orjson
 
 from components.server import metrics
 from components.server.model import PredictionModel
-from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, asked_by
+from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, TRACEPARENT, asked_by
 from components.server.refusal import Refusal
+from components.server.unanswered import log_fault, log_refusal
 from evergrow.prediction_log.records import Asked
 
 Scope = MutableMapping[str, Any]
@@ -40,9 +40,9 @@ BODY_SECONDS = 5.0
 _PREDICTION = re.compile(r"/v1/models/([^/]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
-_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY))
-
-logger = logging.getLogger("evergrow.server")
+_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY, TRACEPARENT))
+_LONGEST = 128
+"""Of a header that says more of a request."""
 
 
 class _GoneError(Exception):
@@ -75,21 +75,21 @@ class Routes:
         else:
             await self._elsewhere(scope, receive, send)
 
-    async def _answer(self, protocol: str, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+    async def _answer(self, protocol: str, answer: Answer, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer a prediction; the status, or 0 for a caller who hung up."""
+        started, body, asked = time.perf_counter(), None, None
         try:
             body, said = await self._request(scope["headers"], receive)
-            status, content = 200, orjson.dumps(await answer(body, asked_by(protocol, said)))
+            asked = asked_by(protocol, said)
+            status, content = 200, orjson.dumps(await answer(body, asked))
             metrics.TOTAL_SECONDS.observe(time.perf_counter() - started)
-        except Refusal as refusal:
-            status, content = refusal.status, _error(refusal.message)
         except _GoneError:
-            return
+            return 0
         except Exception as error:
-            logger.exception("a %s request failed", protocol)
-            status, content = 500, _error(f"{type(error).__name__}: a fault of the server's, logged there")
+            status, content = _unanswered(error, protocol, _request_id(asked, body, scope["headers"]))
         metrics.count_request(protocol, status)
         await self._send(send, status, content)
+        return status
 
     async def _send(self, send: Send, status: int, content: bytes) -> None:
         headers = [_JSON, (b"content-length", b"%d" % len(content))]
@@ -110,7 +110,7 @@ class Routes:
                 kind = value
             elif name == b"content-length" and value.isdigit():
                 length = int(value)
-            elif name in _SAYING and len(value) <= 128:
+            elif name in _SAYING and len(value) <= _LONGEST:
                 said[name.decode()] = value.decode("latin-1")
             elif name == b"content-encoding" and value != b"identity":
                 raise Refusal(415, f"content-encoding: must be absent, found {value.decode('latin-1')!r}", "type")
@@ -210,5 +210,25 @@ def _parse(body: bytes) -> Any:
         raise Refusal(400, f"body: must be JSON: {error}{hint}", "json") from error
 
 
-def _error(message: str) -> bytes:
-    return orjson.dumps({"error": message})
+def _unanswered(error: Exception, protocol: str, request_id: str) -> tuple[int, bytes]:
+    """Status and content for a request without an answer; the caller is told the whole fault, the log less."""
+    if isinstance(error, Refusal):
+        log_refusal(protocol, error, request_id)
+        return error.status, _error(error.message, request_id)
+    log_fault(protocol, error, request_id)
+    return 500, _error(f"{type(error).__name__}: a fault of the server's, logged there", request_id)
+
+
+def _request_id(asked: Asked | None, body: Any, headers: list[tuple[bytes, bytes]]) -> str:
+    """The name of a request that was not answered: of a V2 body, of its headers, or ours."""
+    named = body.get("id") if body.__class__ is dict else None
+    if isinstance(named, str) and named:
+        return named[:_LONGEST]
+    if asked is None:
+        said = {name.decode(): value.decode("latin-1") for name, value in headers if name in _SAYING}
+        asked = asked_by("", {name: value for name, value in said.items() if len(value) <= _LONGEST})
+    return asked.request_id
+
+
+def _error(message: str, request_id: str = "") -> bytes:
+    return orjson.dumps({"error": message, "id": request_id} if request_id else {"error": message})

@@ -7,16 +7,16 @@ anything. Told to stop, it waits for the server's end and ships what that leaves
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from evergrow import logs
 from evergrow.environment import Environment
-from evergrow.errors import exit_code_of
 from evergrow.integrations.prediction_store import PredictionStore
+from evergrow.journal import exit_code_of
 from evergrow.prediction_log.shipping import Shipper
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         StoreError: the environment names no store.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     environment = Environment.read()
     store = PredictionStore.of(environment)
     beat = options.beat.touch if options.beat else lambda: None

@@ -99,10 +99,12 @@ def _judged(source: Source, table: Table, lake: Lake, until: datetime, progress:
     batch = batch[[c for c in table.schema.columns if c in batch]]
     good, bad, repeated = judge(table, batch, stored)
     if len(bad) > MOST_QUARANTINED * len(batch):
+        most = bad[REASON].mode().iloc[0]
         raise UpstreamError(
             f"table {table.name!r}: {len(bad):,} of {len(batch):,} rows break its rules, at most "
-            f"{MOST_QUARANTINED:.0%} may; the most frequent: {bad[REASON].mode().iloc[0]}",
+            f"{MOST_QUARANTINED:.0%} may; the most frequent: {most}",
             hint="nothing was stored. Mend the source, or the table's rules",
+            data=[f"found {rule.partition(', found ')[2]}" for rule in most.split("; ") if ", found " in rule],
         )
     return _Batch(table, good, bad, repeated, tuple(upstream.unseen(table, good, stored)))
 

@@ -48,6 +48,7 @@ def check(
         raise UpstreamError(
             "; ".join(f"table {table.name!r}: {fault}" for fault in faults),
             hint="nothing was stored. Mend the source, or change the table's declaration if the change is meant",
+            data=filter(None, (_example(batch[column]) for column in batch)),
         )
 
 

@@ -32,8 +32,8 @@ VARIABLES = (
     "OMP_NUM_THREADS",
 )
 """Keys of the environment's ConfigMap that become variables of steps: KFP wants each by name."""
-OPTIONAL_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP")
-"""Only there where the object store is not its provider's."""
+OPTIONAL_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "EVERGROW_LOG", "EVERGROW_LOG_LEVEL")
+"""Only there where the object store is not its provider's, and where the chart says how to log."""
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "FEAST_REGISTRY_URL", "FEAST_REDIS")
 OPTIONAL_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")

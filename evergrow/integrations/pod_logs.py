@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
-from evergrow.journal import MARK, Event
+from evergrow.journal import MARK, Event, as_read, event_of
 
 
 def events_of(log: str) -> list[Event]:
@@ -21,19 +19,15 @@ def events_of(log: str) -> list[Event]:
 
 def _read(log: str) -> Iterator[Event]:
     for line in log.splitlines():
-        _, mark, told = line.partition(MARK)
-        if not mark:
-            continue
-        try:
-            yield Event.model_validate_json(told)
-        except ValidationError:
-            continue
+        event = event_of(line)
+        if event is not None:
+            yield event
 
 
 def without_events(log: str) -> str:
-    """A log as people read it.
+    """A log as people read it: of lines in JSON what they say.
 
     >>> without_events('one\\n::evergrow:: {}\\ntwo')
     'one\\ntwo'
     """
-    return "\n".join(line for line in log.splitlines() if MARK not in line)
+    return "\n".join(as_read(line) for line in log.splitlines() if MARK not in line)

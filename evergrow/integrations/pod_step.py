@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evergrow import logs
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, as_text
 from evergrow.integrations.object_store import ObjectStore
-from evergrow.journal import leave_word
+from evergrow.journal import NAME, leave_word
 
 ROOT = Path("/home/evergrow/state/run")
 """Where artifacts are in every pod."""
@@ -50,11 +51,16 @@ def inputs(told: Mapping[str, Any]) -> Iterator[Path]:
 def main(arguments: Sequence[str]) -> int:
     """Run the step; returns its exit code, having kept its outputs if that is 0; TEMPORARY if trying again may help."""
     folder, _, *command = arguments
+    os.environ[NAME] = Path(folder).name
     try:
         return _carry_out(folder, command)
     except EvergrowError as error:
         why = as_text(str(error), error.hint, type(error).__name__)
-        print(why, flush=True)
+        if logs.is_json():
+            logs.configure(sys.stdout, run=os.environ[NAME])
+            logs.logger.error("%s: %s", type(error).__name__, error, extra={"hint": error.hint})
+        else:
+            print(why, flush=True)
         leave_word(why, error.retriable)
         return TEMPORARY if error.retriable else error.exit_code
 

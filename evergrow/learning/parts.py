@@ -51,11 +51,12 @@ def labels(about: TrainingSet, rows: pd.DataFrame) -> NDArray[np.float64]:
     try:
         y = rows[about.label].to_numpy(dtype=np.float64, na_value=math.nan)
     except (TypeError, ValueError) as error:
-        raise DataError(f"label `{about.label}`: must be numbers, {error}") from error
+        raise DataError(f"label `{about.label}`: must be numbers, {error}", data=[error]) from error
     if unknown := int((~np.isfinite(y)).sum()):
         raise DataError(f"label `{about.label}`: must be known and finite, found {unknown:,} rows where it is not")
     if about.task == "binary-classification" and not np.isin(y, (0, 1)).all():
-        raise DataError(f"label `{about.label}`: must be 0 or 1, found {y[~np.isin(y, (0, 1))][0]:g}")
+        wrong = y[~np.isin(y, (0, 1))][0]
+        raise DataError(f"label `{about.label}`: must be 0 or 1, found {wrong:g}", data=[f"found {wrong:g}"])
     return y
 
 

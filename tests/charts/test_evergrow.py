@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from components.server.__main__ import parser
 from components.shipper.__main__ import parser as shipper_parser
+from evergrow.integrations.labels import MODEL, VERSION
 from evergrow.integrations.pods_submit import driver_job
 from evergrow.spec import parse
 from evergrow.spec.environment import EnvironmentSpec
@@ -35,6 +37,14 @@ SCHEDULES = [
 ]
 SCHEDULED = {"models": {"delays": {"document": DOCUMENT, "schedules": SCHEDULES}}}
 PODS = {"execution": {"pipelines": {"runner": "pods"}}}
+OBSERVED = {
+    "observability": {
+        "tracing": {"endpoint": "http://collector.monitoring:4318"},
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRules": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"enabled": True},
+    }
+}
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +125,7 @@ def test_a_value_that_is_the_default_anyway_is_found():
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_an_environment_differs_on_the_four_axes_alone(variant):
     values = read(variant.values)
-    assert set(values) <= {"name", "execution", "code", "models", "data"}
+    assert set(values) <= {"name", "execution", "code", "models", "data", "observability"}
     assert (values["name"], values["execution"]["namespace"]) == (
         variant.environment,
         f"evergrow-{variant.environment}",
@@ -152,6 +162,7 @@ MISSPELT = [
     ),
     ("models.delays.schedules", [{"pipeline": "training", "corn": "* * * * *"}], "/models/delays/schedules/0"),
     ("data.secrets.credential", "x", "/data/secrets"),
+    ("observability.prometheusRules.enable", True, "/observability/prometheusRules"),
 ]
 
 
@@ -172,6 +183,9 @@ def test_a_misspelt_key_fails_with_its_path(path, value, where):
         ("execution.quota.cpu", 8, "/execution/quota/cpu': got number, want string"),
         ("code.images.server", "evergrow/server-python", "/code/images/server"),
         ("data.store", "evergrow-dev", "/data/store"),
+        ("observability.prometheusRules.latency", "0.3", "/observability/prometheusRules/latency"),
+        ("observability.prometheusRules.availability", 90, "/observability/prometheusRules/availability"),
+        ("observability.logs.level", "debug", "/observability/logs/level"),
         (
             "models.delays.schedules",
             SCHEDULES,
@@ -226,6 +240,8 @@ KEYS = {
     "EVERGROW_ENVIRONMENT",
     "EVERGROW_STORE",
     "EVERGROW_HOME",
+    "EVERGROW_LOG",
+    "EVERGROW_LOG_LEVEL",
     "EVERGROW_RUN",
     "MLFLOW_TRACKING_URI",
     "MLFLOW_DISABLE_TELEMETRY",
@@ -515,3 +531,68 @@ def test_every_object_says_where_it_is_so_that_the_releases_namespace_does_not_m
     elsewhere = render("evergrow", [variant.values], namespace="default")
     assert tuple(elsewhere) == rendered(variant)
     assert all(each["metadata"]["namespace"] in (f"evergrow-{variant.environment}", "kubeflow") for each in elsewhere)
+
+
+# -- what is seen from outside -----------------------------------------------------------------------------------------
+
+
+def test_when_all_is_seen_every_policy_holds():
+    secrets = frozenset({"Secret/evergrow-online-store", "Secret/evergrow-storage"})
+    assert policies.findings(Release(dev(OBSERVED), "evergrow-dev", secrets)) == []
+
+
+def test_when_all_is_seen_what_is_rendered_is_the_golden_file():
+    mine = [each for each in dev(OBSERVED) if each not in dev()]
+    assert_golden([each for each in mine if "dashboard" not in each["metadata"]["name"]], GOLDEN / "evergrow-seen.yaml")
+
+
+def test_what_needs_the_prometheus_operator_is_only_made_when_asked_for():
+    assert not [each for each in dev() if each["apiVersion"].startswith("monitoring.coreos.com")]
+    kinds = {each["kind"] for each in dev(OBSERVED) if each["apiVersion"] == "monitoring.coreos.com/v1"}
+    assert kinds == {"PodMonitor", "PrometheusRule"}
+
+
+def variables(objects):
+    """Of the server's container."""
+    (runtime,) = of(objects, "ServingRuntime").values()
+    return {each["name"]: each.get("value") for each in runtime["spec"]["containers"][0]["env"]}
+
+
+def test_servers_shippers_and_steps_log_json_unless_they_are_told_otherwise():
+    text = {"observability": {"logs": {"format": "text", "level": "DEBUG"}}}
+    for objects, told in ((dev(), ("json", "INFO")), (dev(text), ("text", "DEBUG"))):
+        environment = of(objects, "ConfigMap")["evergrow-environment"]["data"]
+        for read in (environment, variables(objects)):
+            assert (read["EVERGROW_LOG"], read["EVERGROW_LOG_LEVEL"]) == told
+
+
+def test_servers_send_spans_where_they_may_be_sent_and_only_if_there_is_such_a_place():
+    assert not [name for name in variables(dev()) if name.startswith("OTEL")]
+    assert "evergrow-traces" not in of(dev(), "NetworkPolicy")
+    seen = variables(dev(OBSERVED))
+    assert seen["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
+    assert (seen["OTEL_TRACES_SAMPLER"], seen["OTEL_TRACES_SAMPLER_ARG"]) == ("parentbased_traceidratio", "0.01")
+    policy = of(dev(OBSERVED), "NetworkPolicy")["evergrow-traces"]["spec"]
+    assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": 4318}]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://collector.monitoring", 4318), ("https://otel.monitoring:443/v1", 443)]
+)
+def test_the_port_that_servers_may_send_spans_to_is_the_endpoints(url, port):
+    objects = dev(OBSERVED, nested("observability.tracing.endpoint", url))
+    assert of(objects, "NetworkPolicy")["evergrow-traces"]["spec"]["egress"][0]["ports"][0]["port"] == port
+
+
+def test_the_pod_monitor_finds_servers_and_gives_their_series_model_and_version():
+    objects = dev(OBSERVED)
+    spec = of(objects, "PodMonitor")["evergrow-servers"]["spec"]
+    (runtime,) = of(objects, "ServingRuntime").values()
+    assert spec["selector"]["matchLabels"].items() <= runtime["spec"]["labels"].items()
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert endpoint["port"] in [port["name"] for port in runtime["spec"]["containers"][0]["ports"]]
+    assert endpoint["path"] == runtime["spec"]["annotations"]["prometheus.io/path"]
+    given = {each["targetLabel"]: each["sourceLabels"] for each in endpoint["relabelings"]}
+    names = {"model": MODEL, "version": VERSION}
+    for label, name in names.items():
+        assert given[label] == ["__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", name)]

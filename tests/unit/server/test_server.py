@@ -331,6 +331,7 @@ def test_without_its_redis_the_server_says_503_is_not_ready_and_recovers(tmp_pat
             assert (status, headers["retry-after"]) == (503, "1")
             assert f"redis at 127.0.0.1:{port}/0" in json.loads(answer)["error"]
             running.wait_until(lambda: running.ask("GET", "/v2/health/ready")[0] == 503)
+            assert running.log.read_text().count("not ready until it is back") == 1
             with pytest.raises(Exception, match="UNAVAILABLE"):
                 infer_over_grpc(running, v2([row()]))
             with redis_server(tmp_path / "second", port):
@@ -438,7 +439,9 @@ def test_metrics_count_requests_rows_and_flags(delays):
         'evergrow_requests_total{code="200",protocol="v1"}': 1,
         'evergrow_requests_total{code="400",protocol="v1"}': 1,
         "evergrow_rows_total": 2,
-        'evergrow_flags_total{kind="unknown"}': 2,
+        'evergrow_flags_total{kind="unknown",name="tailnum"}': 1,
+        'evergrow_flags_total{kind="unknown",name="carrier"}': 1,
+        'evergrow_refusals_total{reason="empty"}': 1,
         'evergrow_request_seconds_count{part="total"}': 1,
     }
     before = {name: metric(name) for name in names}
@@ -447,6 +450,9 @@ def test_metrics_count_requests_rows_and_flags(delays):
     assert {name: metric(name) - before[name] for name in names} == names
     assert metric('evergrow_model_info{backend="onnx",model="delays",version="3"}') == 1
     assert metric("evergrow_online_store_up") == 1
+    assert metric("evergrow_ready") == 1
+    delays.post(PREDICT, {"instances": [row()]})
+    assert metric('evergrow_feature_age_seconds{view="weather"}') == pytest.approx(1800, abs=600)
 
 
 # -- gRPC --------------------------------------------------------------------------------------------------------------
