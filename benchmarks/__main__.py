@@ -51,6 +51,12 @@ def record(name: str, results: list[Result], earlier: list[dict[str, object]]) -
     return sorted(kept + [asdict(r) | stamp for r in results], key=lambda row: str(row["benchmark"]))
 
 
+def known() -> list[dict[str, object]]:
+    """What was measured before."""
+    rows: list[dict[str, object]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return rows
+
+
 def number(value: float) -> str:
     """Three significant digits, thousands grouped."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -95,7 +101,6 @@ def main() -> int:
         return 0
     if options.only and options.only not in modules():
         parser.error(f"--only must be one of {', '.join(modules())}, found {options.only!r}")
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     measured: list[Result] = []
     for name in [options.only] if options.only else modules():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
@@ -105,9 +110,10 @@ def main() -> int:
             print(f"skipped {name}: {reason}", file=sys.stderr, flush=True)
             continue
         measured += results
-        rows = record(name, results, rows)
+        # Read only now: another benchmark may have ended meanwhile.
+        rows = record(name, results, known())
         RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_readme(rows)
+    write_readme(known())
     show(measured)
     return 0 if all(r.holds for r in measured) else 1
 

@@ -140,7 +140,8 @@ class Look:
             known = self.store.observations(day)
             if known is None:
                 before = [counted[earlier] for earlier in self.days[max(0, i - COMPARED) : i]]
-                known = observe_day(self.document, day, counted[day], self._baselines, before)
+                baselines = {version: self.baseline(version) for version in counted[day]}
+                known = observe_day(self.document, day, counted[day], baselines, before)
                 self.store.keep(day, known)
                 note("observe", f"{day}: judged")
             found = known

@@ -68,7 +68,7 @@ RunId = Annotated[str, typer.Argument(help="The run's id, as `evergrow status` s
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (submit, watch, terminate, status):
+    for command in (submit, follow, terminate, status):
         app.command()(command)
     app.add_typer(schedules, name="schedule")
 
@@ -199,7 +199,7 @@ def submit(
     _show_until_over(target, runs, run, _duration(timeout), output)
 
 
-def watch(
+def follow(
     run: RunId,
     env: Env,
     timeout: Timeout = "12h",
@@ -212,10 +212,10 @@ def watch(
     insecure: Insecure = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show a run until it is over. Ctrl-C ends the watching, not the run.
+    """Show a run until it is over. Ctrl-C ends the following, not the run.
 
     Examples:
-      evergrow watch 5f2c9e1a-... --env dev
+      evergrow follow 5f2c9e1a-... --env dev
     """
     target = Target(env, namespace, context, runner, endpoint, token_file, ca_cert, insecure)
     runs = target.runs(target.place())
@@ -477,17 +477,17 @@ def _waited(runs: Any, run: SubmittedRun, timeout: timedelta, steps: Steps) -> S
 def _interrupted(run: SubmittedRun, target: Target) -> str:
     return "\n".join(
         [
-            f"no longer watching; it goes on: {run.name}",
-            f"  go on watching: evergrow watch {run.id} {target.arguments}",
-            f"  stop it:        evergrow terminate {run.id} {target.arguments}",
+            f"no longer followed; it goes on: {run.name}",
+            f"  follow it: evergrow follow {run.id} {target.arguments}",
+            f"  stop it:   evergrow terminate {run.id} {target.arguments}",
         ]
     )
 
 
 def _submitted(run: SubmittedRun, target: Target) -> str:
     said = "is there already (--again runs it anew)" if run.existing else "submitted"
-    lines = [f"{said}: {run.name}", f"  state: {run.state}", f"  see:   {run.link}" * bool(run.link)]
-    return "\n".join([*filter(None, lines), f"  watch: evergrow watch {run.id} {target.arguments}"])
+    lines = [f"{said}: {run.name}", f"  state:  {run.state}", f"  see:    {run.link}" * bool(run.link)]
+    return "\n".join([*filter(None, lines), f"  follow: evergrow follow {run.id} {target.arguments}"])
 
 
 def _over(run: SubmittedRun, returned: Mapping[str, str]) -> str:

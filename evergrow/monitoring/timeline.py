@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Literal
 
 from evergrow.audit import Promotion
@@ -17,6 +17,8 @@ ACTIONS: Mapping[str, tuple[EventKind, str]] = {
     "none": ("decided", "Nothing to do"),
     "alert": ("alarm", "Somebody needs to look"),
 }
+CALM = 7
+"""Judged days without drift after which it is over."""
 NAMED = 5
 """Names of columns in a sentence; of more, the number."""
 
@@ -71,6 +73,7 @@ def timeline(
     promotions: Iterable[Promotion],
     looks: Iterable[Look],
     days: Mapping[date, Sequence[Observation]],
+    cut: bool = False,
 ) -> tuple[Event, ...]:
     """All events of one model, newest first; the same whatever the order of the arguments' parts.
 
@@ -80,13 +83,14 @@ def timeline(
         looks: runs of monitoring. Consecutive ones that decided the same for alarms of the same kinds are one event,
             at the first of them.
         days: what was seen of each judged day.
+        cut: whether earlier days were left out, so that what drifts on the first of them did not begin there.
     """
     looks = sorted(looks, key=lambda look: look.decision.as_of)
     events = [
         *map(_registered, versions),
         *map(_promoted, promotions),
         *_decided(looks),
-        *_drifted(days),
+        *_drifted(days, cut),
         *_unseen(days, looks),
     ]
     return tuple(sorted(events, key=lambda e: (e.at, _ORDER[e.kind], e.version or 0, e.title, e.reason), reverse=True))
@@ -151,16 +155,19 @@ def _runs(looks: Sequence[Look], alike: Callable[[Look], tuple[str, ...]]) -> li
     return [list(run) for _, run in groupby(looks, key=alike)]
 
 
-def _drifted(days: Mapping[date, Sequence[Observation]]) -> Iterator[Event]:
-    """What began to drift on a day, against the judged day before; and that nothing drifts any longer."""
+def _drifted(days: Mapping[date, Sequence[Observation]], cut: bool) -> Iterator[Event]:
+    """What began to drift on a judged day, and that nothing does any longer.
+
+    What comes and goes has begun once: it begins again only after CALM judged days without it.
+    """
     failing = [(seen, _failing(seen)) for _, seen in sorted(days.items()) if seen]
-    for (_, before), (seen, now) in pairwise([((), set()), *failing]):
-        if now - before:
-            yield _drift(seen, sorted(now - before))
-        elif before and not now:
-            yield Event(
-                at=seen[0].until, model=seen[0].model, kind="drift", title="Nothing drifts any longer", reason=""
-            )
+    for i, (seen, now) in enumerate(failing):
+        before = [failed for _, failed in failing[max(0, i - CALM) : i]]
+        if (begun := now.difference(*before)) and not (cut and i == 0):
+            yield _drift(seen, sorted(begun))
+        elif not now and len(before) == CALM and before[0] and not any(before[1:]):
+            over = f"Nothing has drifted for {CALM} days"
+            yield Event(at=seen[0].until, model=seen[0].model, kind="drift", title=over, reason="")
 
 
 def _failing(seen: Iterable[Observation]) -> set[tuple[str, str]]:

@@ -340,7 +340,7 @@ class Logs(Part):
     format: Literal["json", "text"] = "json"
     """`json`: one object a line, for what collects logs; `text`: a line for people."""
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least level that is logged of what is ours; libraries are heard from WARNING on, or all of them with DEBUG."""
+    """The least level that is logged of what is ours; libraries are heard from WARNING on, or all of it with DEBUG."""
 
 
 class Tracing(Part):
@@ -373,13 +373,13 @@ class PrometheusRules(Part):
     runbooks: str = "docs/runbooks"
     """Where docs/runbooks is read: the URL that alerts' `runbook_url` begins with."""
     availability: float = Field(99.9, ge=95, lt=100)
-    """Objective: percent of a model's requests, over 30 days, that are not answered with a fault of the server's (5xx)."""
+    """Objective: percent of a model's requests, over 30 days, that are not answered with a fault of ours (5xx)."""
     latency: Literal["0.01", "0.025", "0.05", "0.1", "0.25", "0.5"] = "0.1"
     """Seconds within which a request is to be answered; bounds of the server's histogram."""
     latency_objective: float = Field(99, ge=95, lt=100)
     """Objective: percent of a model's answered requests, over 30 days, that are answered within that."""
     stale_share: float = Field(0.05, gt=0, lt=1)
-    """Share of rows predicted without a feature view because what is known of it is too old, from which on it is told."""
+    """Share of rows predicted without a feature view because what is known of it is too old, from which it is told."""
 
 
 class Dashboards(Part):
@@ -389,6 +389,15 @@ class Dashboards(Part):
     """Whether to make them."""
     labels: Mapping[str, str] = {"grafana_dashboard": "1"}
     """Labels by which your Grafana finds them."""
+
+
+class WatchPage(Part):
+    """The page that `evergrow watch` shows, in the cluster: read by `kubectl port-forward`, scraped by Prometheus."""
+
+    enabled: bool = True
+    """Whether there is one."""
+    token_key: str = ""
+    """Key of the Secret `data.secrets.credentials` whose value readers must give; none if empty."""
 
 
 class Observability(Part):
@@ -404,6 +413,8 @@ class Observability(Part):
     """Alerts."""
     dashboards: Dashboards = Dashboards()
     """Dashboards."""
+    watch: WatchPage = WatchPage()
+    """The page of all models' timelines."""
 
 
 class EnvironmentSpec(Part):

@@ -178,7 +178,7 @@ def test_a_nodes_worth_of_pods_is_evicted_and_the_run_ends_well(dev: Dev, tmp_pa
     eventually(lambda: running(dev, told["id"], "train"), 300)
     before = {p["metadata"]["name"] for p in dev.kubernetes.search(POD, {"job-name": told["id"]})}
     evict_all(dev)
-    evergrow("watch", told["id"], "--env", "dev")
+    evergrow("follow", told["id"], "--env", "dev")
     drivers = {p["metadata"]["name"] for p in dev.kubernetes.search(POD, {"job-name": told["id"]})}
     assert drivers - before, "another driver took over"
     assert dev.kubernetes.get(JOB, told["id"])["status"].get("succeeded") == 1

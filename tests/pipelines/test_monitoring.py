@@ -125,6 +125,18 @@ def test_days_that_were_judged_are_not_judged_or_counted_again(served: World, qu
     assert told.value["numbers"] == quiet.value["numbers"]
 
 
+def test_a_day_that_was_counted_and_not_judged_is_judged_the_next_time(served: World, quiet) -> None:
+    """As after a kill between the two."""
+    judged = served.environment.home / "monitoring/toy-demand/observations/2024-03-24.json"
+    before = judged.read_text()
+    judged.unlink()
+    told = served.run("monitoring", AS_OF)
+
+    assert told.code == 0, told.err
+    assert "2024-03-24: judged" in told.err
+    assert judged.read_text() == before
+
+
 def test_a_version_that_the_registry_lost_is_named(served: World, tmp_path: Path) -> None:
     lost = tmp_path / "home"
     shutil.copytree(served.environment.home, lost)

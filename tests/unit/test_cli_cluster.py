@@ -1,4 +1,4 @@
-"""`evergrow submit`, `watch`, `terminate`, `schedule` and `status`: what they print, where, and their exit codes."""
+"""`evergrow submit`, `follow`, `terminate`, `schedule` and `status`: what they print, where, and their exit codes."""
 
 import copy
 import json
@@ -88,7 +88,7 @@ def submit(evergrow, model_yaml):
     return run
 
 
-COMMANDS = ["submit", "watch", "terminate", "status"]
+COMMANDS = ["submit", "follow", "terminate", "status"]
 SCHEDULE = ["schedule create", "schedule apply", "schedule list", "schedule suspend", "schedule delete"]
 
 
@@ -100,7 +100,7 @@ def test_every_command_explains_itself_with_examples(evergrow, command):
     assert "--env" in told.out
 
 
-# -- submit, watch, terminate ------------------------------------------------------------------------------------------
+# -- submit, follow, terminate -----------------------------------------------------------------------------------------
 
 
 def test_a_run_is_submitted_and_the_commands_to_go_on_are_told(submit, kubeflow):
@@ -108,7 +108,7 @@ def test_a_run_is_submitted_and_the_commands_to_go_on_are_told(submit, kubeflow)
     assert told.code == 0
     (run,) = kubeflow.runs
     assert told.out.startswith("submitted: training delays as of 2013-10-01T00:00Z (manual) ")
-    assert f"evergrow watch {run['run_id']} --env dev" in told.out
+    assert f"evergrow follow {run['run_id']} --env dev" in told.out
     assert "http://ml-pipeline-ui.kubeflow/#/runs/details/" in told.out
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_the_watching_and_says_how_to_go_on_and_how_to_stop_it(submi
     monkeypatch.setattr(kubeflow_client.time, "sleep", interrupt)
     told = submit("--wait", "--namespace", "evergrow-dev")
     assert told.code == 130
-    assert f"evergrow watch {run_id} --env dev --namespace evergrow-dev" in told.err
+    assert f"evergrow follow {run_id} --env dev --namespace evergrow-dev" in told.err
     assert f"evergrow terminate {run_id} --env dev --namespace evergrow-dev" in told.err
     assert kubeflow.runs[0]["state"] == "RUNNING"
 
@@ -225,10 +225,10 @@ def test_a_run_is_watched_and_terminated_by_its_id(submit, kubeflow, evergrow):
     run_id = kubeflow.runs[0]["run_id"]
     told = evergrow("terminate", run_id, "--env", "dev")
     assert (told.code, told.out.startswith("terminated: training delays")) == (0, True)
-    told = evergrow("watch", run_id, "--env", "dev")
+    told = evergrow("follow", run_id, "--env", "dev")
     assert told.code == 6
     assert "was terminated" in told.err
-    told = evergrow("watch", "nowhere", "--env", "dev")
+    told = evergrow("follow", "nowhere", "--env", "dev")
     assert told.code == 9
 
 
