@@ -394,8 +394,8 @@ class Dashboards(Part):
 class WatchPage(Part):
     """The page that `evergrow watch` shows, in the cluster: read by `kubectl port-forward`, scraped by Prometheus."""
 
-    enabled: bool = True
-    """Whether there is one."""
+    enabled: bool = False
+    """Whether there is one, in the namespace of the steps."""
     token_key: str = ""
     """Key of the Secret `data.secrets.credentials` whose value readers must give; none if empty."""
 

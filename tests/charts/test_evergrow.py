@@ -541,6 +541,26 @@ def test_when_all_is_seen_every_policy_holds():
     assert policies.findings(Release(dev(OBSERVED), "evergrow-dev", secrets)) == []
 
 
+@pytest.mark.parametrize("token", ["", "watch-token"], ids=["no token", "a token"])
+def test_the_page_that_watches_holds_every_policy_and_is_reached_by_monitoring_alone(token):
+    watched = {"observability": {"watch": {"enabled": True, "tokenKey": token}}}
+    objects = dev(PODS, OBSERVED, watched)
+    secrets = frozenset(f"Secret/evergrow-{name}" for name in ("credentials", "online-store", "storage"))
+    assert policies.findings(Release(objects, "evergrow-dev", secrets)) == []
+
+    (policy,) = [o for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "evergrow-watch"]
+    assert [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    (deployment,) = [o for o in objects if o["kind"] == "Deployment"]
+    variables = [v["name"] for v in deployment["spec"]["template"]["spec"]["containers"][0].get("env", [])]
+    assert ("EVERGROW_WATCH_TOKEN" in variables) is bool(token)
+
+
+def test_without_being_asked_for_there_is_no_page():
+    assert not [each for each in dev() if "evergrow-watch" in each["metadata"]["name"]]
+
+
 def test_when_all_is_seen_what_is_rendered_is_the_golden_file():
     mine = [each for each in dev(OBSERVED) if each not in dev()]
     assert_golden([each for each in mine if "dashboard" not in each["metadata"]["name"]], GOLDEN / "evergrow-seen.yaml")
