@@ -1,5 +1,7 @@
 """Distances of counts, held against scipy's answers and against what they must be."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,7 +76,7 @@ def test_an_empty_cell_counts_as_a_share_of_one_in_ten_thousand():
 def test_wasserstein_is_the_integral_of_the_gap_between_the_two_lines(drawn):
     (p, q), widths = drawn
     ends = np.append(0.0, np.cumsum(widths))
-    grid = np.unique(np.concatenate([np.linspace(a, b, 400) for a, b in zip(ends[:-1], ends[1:], strict=True)]))
+    grid = np.unique(np.concatenate([np.linspace(a, b, 400) for a, b in pairwise(ends)]))
     gap = np.abs(
         np.interp(grid, ends, np.append(0, np.cumsum(p / p.sum())))
         - np.interp(grid, ends, np.append(0, np.cumsum(q / q.sum())))
