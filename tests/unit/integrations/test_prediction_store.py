@@ -41,7 +41,7 @@ def test_days_are_read_in_the_order_of_their_instants_whatever_their_columns(sto
 
 def test_the_newest_are_read_without_the_days_before(store, monkeypatch):
     asked = []
-    monkeypatch.setattr(store, "_table", lambda name, kept=store._table: (asked.append(name), kept(name))[1])
+    monkeypatch.setattr(store, "segment", lambda name, kept=store.segment: (asked.append(name), kept(name))[1])
     assert read(store, date.min, date.max, newest=3) == ["2", "3", "3"]
     assert len(asked) == 2
 
