@@ -227,7 +227,8 @@ def _tests(
         yield "chi2", *distances.chi_square(*few)
         return
     yield "ks", distances.kolmogorov_smirnov(before[:-1], now[:-1]), None
-    ends = np.array([min(low, axis.edges[0]), *axis.edges, max(high, axis.edges[-1])])
+    # Nothing lies beyond the extremes of both: what is there of a cell is what its mass is spread over.
+    ends = np.clip([low, *axis.edges, high], low, high)
     if axis.spread > 0 and np.isfinite(ends).all():
         yield "wasserstein", distances.wasserstein(before[:-1], now[:-1], ends) / axis.spread, None
 

@@ -118,6 +118,14 @@ def test_its_distances_are_those_of_the_values_within_the_grid():
     assert found["c", "jensenshannon"].effect > 0.5
 
 
+def test_mass_beyond_the_reference_is_as_far_away_as_it_really_is():
+    before = pd.DataFrame({"x": np.arange(1000.0), "c": "a"})
+    now = before.assign(x=before["x"] + 1200)
+    (found,) = [o for o in drift.ProfileDrift().compare(before, now, FEATURES) if o.test == "wasserstein"]
+
+    assert found.effect * before["x"].std(ddof=0) == pytest.approx(1200, rel=0.15)
+
+
 def test_a_column_without_values_in_either_has_no_comparison():
     before = pd.DataFrame({"x": [np.nan, np.nan], "c": ["a", "b"]})
     now = pd.DataFrame({"x": [1.0, 2.0], "c": ["a", "b"]})
