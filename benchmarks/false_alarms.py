@@ -151,7 +151,7 @@ def run() -> list[Result]:
             alarms,
             "alarms",
             f"{low:.0f} to {high:.0f}",
-            low <= alarms <= high,
+            bool(low <= alarms <= high),
             f"{NUMBERS + WORDS} features, {ROWS} rows a day, correlation 0.3 from day to day; {told}",
         )
     ]
