@@ -29,7 +29,7 @@ needs_alibi_detect = pytest.mark.skipif(
 PEERS = [
     pytest.param(EvidentlyDrift, 0.0, id="evidently", marks=needs_evidently),
     pytest.param(lambda: EvidentlyDrift(NAMED), 0.0, id="evidently-named", marks=needs_evidently),
-    pytest.param(WhylogsDrift, 0.03, id="whylogs", marks=needs_whylogs),
+    pytest.param(WhylogsDrift, 0.06, id="whylogs", marks=needs_whylogs),
     pytest.param(AlibiDetectDrift, 0.0, id="alibi-detect", marks=needs_alibi_detect),
 ]
 every_tool = pytest.mark.parametrize(("tool", "noise"), [pytest.param(ProfileDrift, 0.0, id="evergrow"), *PEERS])

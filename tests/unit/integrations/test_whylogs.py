@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from evergrow.errors import SpecError
 from evergrow.integrations.whylogs import WhylogsDrift
 from tests.unit.integrations.drift_frames import ORIGIN, WATCHED, WIND, answer_of, frame, shares_of
 
+ROOT = Path(__file__).parents[3]
 needs_whylogs = pytest.mark.skipif(
     not (find_spec("whylogs") and find_spec("IPython")), reason="whylogs and ipython are not installed"
 )
@@ -66,3 +70,16 @@ print(json.dumps([silent, noted()]))
     silent, unbound = answer_of(script)
     assert silent == []
     assert unbound != []
+
+
+@needs_whylogs
+def test_it_leaves_how_this_process_reads_timestamps_from_sqlite_alone():
+    """In a process of its own: only the first import would change it."""
+    script = (
+        "import sqlite3; from tests.unit.integrations.test_whylogs import told\n"
+        "sqlite3.register_converter('timestamp', len); before = dict(sqlite3.converters)\n"
+        "told(); assert sqlite3.converters == before, 'changed'\n"
+        "import IPython.core.history as h; assert h, 'IPython is what would have changed it'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
