@@ -21,6 +21,7 @@ from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, RegistryError
 from evergrow.integrations.object_store import mirrored
+from evergrow.integrations.sqlite_converters import import_ipython_harmlessly
 from evergrow.learning.bundle import bundle_digest
 from evergrow.learning.search import read_trials
 
@@ -71,6 +72,7 @@ def client(environment: Environment) -> Any:
     """MLflow's client of an environment's server or file, which is made if it is not there."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import_ipython_harmlessly()
     from mlflow.tracking.client import MlflowClient
 
     uri = environment.tracking_uri

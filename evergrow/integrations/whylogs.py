@@ -7,10 +7,8 @@ asked something, and with reporting switched off. Its scores are in its `viz` pa
 from __future__ import annotations
 
 import os
-import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -18,6 +16,7 @@ import pandas as pd
 from evergrow.contracts import Comparison, Feature
 from evergrow.errors import SpecError
 from evergrow.integrations.paired_columns import Pair, pairs, translated
+from evergrow.integrations.sqlite_converters import sqlite_as_it_was
 
 Test = Literal["ks", "hellinger", "chi2-fit"]
 KINDS: Mapping[str, str] = {"ks": "numeric", "hellinger": "numeric", "chi2-fit": "categorical"}
@@ -53,7 +52,7 @@ class WhylogsDrift:
             DataError: a frame lacks a column, or one holds what is not of the feature's kind.
             EvergrowError: whylogs or IPython is not installed, or whylogs fails.
         """
-        with translated("whylogs", "pip install 'whylogs>=1.6' ipython"), _sqlite_as_it_was():
+        with translated("whylogs", "pip install 'whylogs>=1.6' ipython"), sqlite_as_it_was():
             return [found for pair in pairs(reference, current, features) for found in self._drift(pair)]
 
     def _drift(self, pair: Pair) -> Iterator[Comparison]:
@@ -81,17 +80,6 @@ def _profile(values: pd.Series) -> Any:
         warnings.simplefilter("ignore")
         profile.track(pandas=values.to_frame("column"))
     return profile.view().get_column("column")
-
-
-@contextmanager
-def _sqlite_as_it_was() -> Iterator[None]:
-    """IPython, which whylogs imports, changes how all of this process reads SQLite's timestamps, Feast's among them."""
-    before = dict(sqlite3.converters)
-    try:
-        yield
-    finally:
-        sqlite3.converters.clear()
-        sqlite3.converters.update(before)
 
 
 def _keep_silent() -> None:

@@ -92,7 +92,7 @@ def test_libraries_are_told_from_warnings_on_unless_everything_is(logged, level,
     read = logged(level=level)
     logging.getLogger("evergrow.x").info("ours")
     logging.getLogger("evergrow.x").debug("detail")
-    logging.getLogger("urllib3").debug("theirs")
+    logging.getLogger("a_library").debug("theirs")
     logging.getLogger("kserve").warning("theirs warns")
     logging.getLogger("uvicorn.access").error("GET /")
     assert [line["message"] for line in objects(read())] == told

@@ -1,0 +1,29 @@
+"""Feast reads its online store as before, whoever looks whether this is a notebook."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FEAST = "import sqlite3, feast.infra.online_stores.sqlite; before = dict(sqlite3.converters); "
+
+
+def converters_are_the_same(script):
+    """Whether, in a process of its own: only a first import changes anything."""
+    script = f"{FEAST}{script}; import IPython.core.history; print(sqlite3.converters == before)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip() == "True"
+
+
+@pytest.mark.skipif(not find_spec("IPython"), reason="IPython is not installed")
+def test_after_mlflows_client_was_made_ipython_changes_nothing_and_before_it_would(tmp_path):
+    made = (
+        "from evergrow.environment import Environment; from evergrow.integrations.mlflow import client; "
+        f"client(Environment.read({{'EVERGROW_HOME': {str(tmp_path)!r}}}))"
+    )
+    assert converters_are_the_same(made)
+    assert not converters_are_the_same("pass")
