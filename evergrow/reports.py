@@ -13,9 +13,6 @@ from evergrow.monitoring.watch import FILE, Watch
 
 REPORT, EXPLORATION, DECISION = "report.html", "exploration.html", "decision.json"
 
-PIPELINE = {"as_of": "training", "watch": "monitoring"}
-"""What writes each kind of report."""
-
 
 def folder(environment: Environment, model: str, as_of: str) -> Path:
     """Where the pages of the training run of an instant are."""
@@ -40,17 +37,17 @@ def keep_watch(environment: Environment, watch: Watch, decision: Decision, html:
     return [place / FILE, *(place / name for name in contents)]
 
 
-def newest(environment: Environment, model: str | None = None, kind: str = "as_of") -> Path:
-    """The report written last, of one model or of any; of training, or of service ("watch").
+def newest(environment: Environment, model: str | None = None) -> Path:
+    """The training report written last, of one model or of any.
 
     Raises:
         DataError: there is none yet.
     """
-    found = (environment.home / "reports").glob(f"{model or '*'}/{kind}=*/{REPORT}")
+    found = (environment.home / "reports").glob(f"{model or '*'}/as_of=*/{REPORT}")
     written = sorted(found, key=lambda path: path.stat().st_mtime)
     if not written:
         raise DataError(
             f"there is no report{f' of {model}' if model else ''} in {environment.home}",
-            hint=f"`evergrow run {PIPELINE[kind]} -f models/<name>/model.yaml` writes one",
+            hint="`evergrow run training -f models/<name>/model.yaml` writes one",
         )
     return written[-1]

@@ -101,6 +101,11 @@ class Look:
         last = (self.as_of - timedelta(days=1)).date()
         return [min(served) + timedelta(days=i) for i in range((last - min(served)).days + 1)] if served else []
 
+    @cached_property
+    def counted(self) -> Mapping[date, Mapping[int, Day]]:
+        """What the answers of each day look like, by version."""
+        return {day: self.store.count(self.predictions, day, self.baseline) for day in self.days}
+
     @property
     def hash_key(self) -> bytes | None:
         """What the server hashes columns of personal data with."""
@@ -111,8 +116,7 @@ class Look:
 
     def watch(self) -> Watch:
         """All of it."""
-        counted = {day: self.store.count(self.predictions, day, self.baseline) for day in self.days}
-        inputs = self._judge_days(counted)
+        inputs = self._judge_days(self.counted)
         if not self.days:
             outcomes, judged, together = None, None, []
         else:
@@ -126,7 +130,7 @@ class Look:
             {version: baseline.losses.mean for version, baseline in sorted(self._baselines.items())},
             [
                 DayTraffic(day=day, version=version, rows=one.rows, latency_ms=one.latency_ms)
-                for day, of_day in counted.items()
+                for day, of_day in self.counted.items()
                 for version, one in of_day.items()
             ],
             judged,
@@ -208,7 +212,7 @@ class Look:
     def _answered(self) -> pd.DataFrame:
         """The predictions of the history, of a busy service every n-th."""
         since, until = _start(self.days[0]), self.as_of
-        answered = sum(part.num_rows for part in self.predictions.scan(self.document.name, since, until, ["version"]))
+        answered = sum(one.rows for of_day in self.counted.values() for one in of_day.values())
         every = max(1, -(-answered // MOST_ROWS))
         parts, seen = [], 0
         for part in self.predictions.scan(self.document.name, since, until):

@@ -75,8 +75,9 @@ class PredictionStore:
         return ordered if newest is None else ordered.slice(max(ordered.num_rows - newest, 0))
 
     def segments(self, model: str, day: date) -> list[str]:
-        """Names of a day's segments."""
-        return self._by_day(model).get(day, [])
+        """Names of a day's segments; no other day is listed."""
+        folder = f"{FOLDER}/{model}/{DAY}{day.isoformat()}"
+        return [f"{folder}/{name}" for name in self.store.names(folder)]
 
     def segment(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a segment; of the columns named, those that it has."""

@@ -46,12 +46,15 @@ class WatchStore:
             What is known of the day now, by version.
         """
         for _ in range(TURNS):
-            if self._count(predictions, day, baseline):
-                return self.days(day)
+            counted = self._count(predictions, day, baseline)
+            if counted is not None:
+                return counted
         raise ConflictError(f"{self.folder}: others went on writing to it", hint="run it again", retriable=True)
 
-    def _count(self, predictions: PredictionStore, day: date, baseline: Callable[[int], Baseline]) -> bool:
-        """Count once; False if another has written in the meantime, and all of it must be done again."""
+    def _count(
+        self, predictions: PredictionStore, day: date, baseline: Callable[[int], Baseline]
+    ) -> dict[int, Day] | None:
+        """Count once; None if another has written in the meantime, and all of it must be done again."""
         seen = dict(self._stored(day))
         before = {version: Day.load(content) for version, (content, _) in seen.items()}
         counted = {name for of_version in before.values() for name in of_version.segments}
@@ -63,12 +66,13 @@ class WatchStore:
                 known = after.get(version) or Day.none(day, version, baseline(version), rows.column_names)
                 after[version] = known.add(name, rows, baseline(version))
         changed = [version for version in after if after[version] is not before.get(version)]
-        return all(
+        written = all(
             self.store.swap(
                 self._place(day, version), after[version].save(), seen[version][1] if version in seen else None
             )
             for version in changed
         )
+        return after if written else None
 
     def _place(self, day: date, version: int) -> str:
         return f"{self.folder}/days/{day.isoformat()}/v{version}.parquet"
