@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Instant = AwareDatetime
 """A moment in time, always timezone-aware."""
@@ -40,6 +40,15 @@ def instant(text: str) -> datetime:
     """
     parsed = datetime.fromisoformat(text)
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def start_of(day: date) -> datetime:
+    """The first instant of a day of UTC.
+
+    >>> start_of(date(2013, 10, 1)).isoformat()
+    '2013-10-01T00:00:00+00:00'
+    """
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def digest(value: Any) -> str:
@@ -310,6 +319,22 @@ class Observation(Value):
     verdict: Verdict
 
 
+Purpose = Literal["data", "training", "monitoring", "scoring"]
+"""What the steps of pipelines are run for."""
+
+
+class Spent(Value):
+    """What one run of one step took, whether it ended well or not."""
+
+    model: str
+    purpose: Purpose
+    step: str
+    at: Instant = Field(description="when it ended")
+    seconds: float = Field(description="from its first line to its last")
+    cpu_seconds: float = Field(description="that it used, its child processes included")
+    cpus: float = Field(default=0.0, description="that were set aside for it; 0 on one machine")
+
+
 class Decision(Value):
     """What is to be done about what was seen, and why."""
 
@@ -317,3 +342,26 @@ class Decision(Value):
     as_of: Instant
     action: Literal["none", "alert"]
     reasons: tuple[str, ...]
+
+
+class Route(Value):
+    """Who answers a model's callers.
+
+    A caller whose request has the header `x-evergrow-version` is answered by that version, if it is among `warm`.
+    """
+
+    model: str
+    weights: Mapping[int, int] = Field(description="percent by version; they sum to 100")
+    mirror: int | None = Field(default=None, description="the version that gets copies of requests")
+    mirror_percent: int = Field(default=0, description="of the requests that are copied to it")
+    warm: tuple[int, ...] = Field(default=(), description="versions that can be asked for by name")
+    sticky: bool = Field(default=False, description="whether the header `x-evergrow-entity` decides who answers")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = sum(self.weights.values())
+        if total != 100 or min(self.weights.values()) < 0:
+            raise ValueError(f"`weights` must be at least 0 and sum to 100, found {dict(self.weights)}")
+        if (self.mirror is None) != (self.mirror_percent == 0):
+            raise ValueError(f"`mirror_percent` must be 0 without `mirror`, found {self.mirror_percent}")
+        return self

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from evergrow.contracts import Comparison, EvaluationReport, Feature, ModelVersion
+from evergrow.contracts import Comparison, EvaluationReport, Feature, ModelVersion, Route
 
 
 class Clock(Protocol):
@@ -93,6 +93,10 @@ class ModelRegistry(Protocol):
         """Copy the version's newest evaluation into the directory `to` and return it."""
         ...
 
+    def card(self, version: ModelVersion) -> str:
+        """The version's model card, Markdown; empty if it was registered without one."""
+        ...
+
     def promote(self, version: ModelVersion, reason: str, now: datetime) -> ModelVersion:
         """Make a version the champion, and write the audit record."""
         ...
@@ -107,6 +111,22 @@ class Serving(Protocol):
 
     def deploy(self, version: ModelVersion, bundle: Path) -> str:
         """Make `version` the one served; returns where (a path or a URL)."""
+        ...
+
+
+class Traffic(Protocol):
+    """What divides a model's callers among its versions."""
+
+    def apply(self, route: Route) -> None:
+        """Make it so, in one change; again changes nothing.
+
+        Raises:
+            ServingError: a version of the route has no backend, or the gateway refused.
+        """
+        ...
+
+    def read(self, model: str) -> Route | None:
+        """The route that is in force; None if there is none yet."""
         ...
 
 
