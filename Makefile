@@ -65,6 +65,7 @@ lock: setup ## Resolve requirements/*.in again, with hashes
 	$(LOCK) requirements/feast.in -c requirements/dev.txt -o requirements/feast.txt
 	$(LOCK) requirements/examples.in -c requirements/dev.txt -o requirements/examples.txt
 	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) requirements/drift_tools.in -c requirements/dev.txt -o requirements/drift_tools.txt
 	$(LOCK) requirements/alibi_detect.in -o requirements/alibi_detect.txt
 
 generate: setup ## Write what comes from elsewhere: schemas, reference pages, charts' READMEs, compiled pipelines

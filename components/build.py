@@ -1,7 +1,8 @@
 """Build evergrow's images with docker, podman or buildah, whichever is there, and load them into a cluster.
 
-python -m components.build                      all images
+python -m components.build                      all images, but for those that are built on request
 python -m components.build steps --load kind    one, loaded into the kind cluster
+python -m components.build steps-drift          on request: the steps with Evidently and whylogs
 python -m components.build server --bundle .evergrow/serving/arrival-delay/current/bundle
                                                 the server of one model, on the model's own requirements
 
@@ -49,6 +50,12 @@ IMAGES: Mapping[str, Image] = {
     "mlflow": Image("evergrow/mlflow", "components/mlflow/Dockerfile"),
     "feast": Image("evergrow/feast", "components/feast/Dockerfile"),
 }
+ON_REQUEST: Mapping[str, Image] = {
+    "steps-drift": Image("evergrow/steps-drift-python", "components/Dockerfile", "drift"),
+    "steps-drift-alibi": Image("evergrow/steps-drift-alibi-python", "components/Dockerfile", "drift-alibi"),
+}
+"""What few need, and is built where it is asked for by name. Alibi Detect's licence restricts use in production."""
+ALL = {**IMAGES, **ON_REQUEST}
 
 # As `make lock` does.
 LOCK = (
@@ -185,7 +192,12 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m components.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("images", nargs="*", metavar="IMAGE", help=f"which of {', '.join(IMAGES)} (default: all)")
+    p.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"which of {', '.join(IMAGES)} (default: all of these); on request {', '.join(ON_REQUEST)}",
+    )
     p.add_argument("--tag", default="0.1.0", help="tag of each (default: 0.1.0); give code that changed another one")
     p.add_argument("--python-image", metavar="IMAGE", help="what they are built on (default: that of the Dockerfile)")
     p.add_argument("--build-arg", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="as docker's")
@@ -208,7 +220,7 @@ def build(options: argparse.Namespace) -> None:
     arguments = {"VERSION": options.tag, "REVISION": revision(), **dict(options.build_arg)}
     if options.python_image:
         arguments["PYTHON_IMAGE"] = options.python_image
-    images = {f"{image.name}:{options.tag}": image for image in (IMAGES[name] for name in options.images or IMAGES)}
+    images = {f"{image.name}:{options.tag}": image for image in (ALL[name] for name in options.images or IMAGES)}
     if options.bundle:
         model, arguments["REQUIREMENTS"] = model_requirements(options.bundle)
         server = IMAGES["server"]
@@ -226,9 +238,9 @@ def main(arguments: Sequence[str]) -> int:
     """Exit code 0, or that of the error."""
     p = parser()
     options = p.parse_args(arguments)
-    unknown = [name for name in options.images if name not in IMAGES]
+    unknown = [name for name in options.images if name not in ALL]
     if unknown:
-        p.error(f"IMAGE must be one of {', '.join(IMAGES)}, found {unknown[0]!r}")
+        p.error(f"IMAGE must be one of {', '.join(ALL)}, found {unknown[0]!r}")
     if options.bundle and options.images != ["server"]:
         p.error(f"--bundle is of the image server alone, found {' '.join(options.images) or 'all images'}")
     return exit_code_of(lambda: build(options))

@@ -153,9 +153,14 @@ def exit_code_of(program: Callable[[], None]) -> int:
     return 0
 
 
+def step_name(main: Callable[..., object]) -> str:
+    """What a step's function is called: a folder of `components/`, or, where that has several, the function."""
+    return main.__module__.split(".")[-2] if main.__name__ == "main" else main.__name__
+
+
 def step(main: Callable[P, R]) -> Callable[P, R]:
     """Make a function of `components/<name>/step.py` tell the run it is part of when it starts, ends and fails."""
-    name = main.__module__.split(".")[-2] if main.__name__ == "main" else main.__name__
+    name = step_name(main)
 
     @functools.wraps(main)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:

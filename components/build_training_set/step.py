@@ -13,11 +13,13 @@ from evergrow.environment import Environment
 from evergrow.integrations.feast import FeastStore
 from evergrow.integrations.feast_online import plan
 from evergrow.integrations.object_store import fetch
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
 
 @step
+@metered("training")
 def main(spec: str, as_of: str, snapshot: str, training_set: str, exploration: str) -> str:
     """Write the training set as of `as_of` and its exploration page; returns the digest of its rows."""
     from evergrow.data.explore import render

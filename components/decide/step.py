@@ -9,6 +9,7 @@ from evergrow import reports
 from evergrow.environment import Environment
 from evergrow.integrations.mlflow_history import remember
 from evergrow.integrations.object_store import publish
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.monitoring.page import render
 from evergrow.monitoring.watch import Watch
@@ -25,6 +26,7 @@ class Metrics(Protocol):
 
 
 @step
+@metered("monitoring")
 def main(spec: str, watch: str, page: str, metrics: Metrics) -> str:
     """Decide by what is in the directory `watch`; writes decision, report and history, and returns the action."""
     document, environment = parse(spec), Environment.read()

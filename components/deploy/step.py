@@ -11,6 +11,7 @@ from evergrow.environment import Environment
 from evergrow.errors import RegistryError
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.integrations.places import serving_of
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
@@ -19,6 +20,7 @@ PRIOR = "prior"
 
 
 @step
+@metered("training")
 def main(spec: str, version: str, training_set: str, model: str, report: str) -> str:
     """Promote `version` to champion and serve it; returns where: a directory, or on a cluster its URL.
 

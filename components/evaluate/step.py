@@ -13,6 +13,7 @@ import evergrow.statistics
 from evergrow.contracts import EvaluationReport, TrainingSet, digest
 from evergrow.evaluation.evaluate import REPORT, evaluate
 from evergrow.evaluation.page import render
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.learning.identity import source_digest
 from evergrow.rivals import Rivals
@@ -43,6 +44,7 @@ class ClassificationMetrics(Protocol):
 
 
 @step
+@metered("training")
 def main(
     spec: str,
     training_set: str,

@@ -11,11 +11,13 @@ from evergrow.environment import Environment
 from evergrow.errors import SpecError
 from evergrow.importing import load_object
 from evergrow.integrations.object_store import mirrored
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
 
 @step
+@metered("data")
 def main(spec: str, as_of: str, snapshot: str) -> str:
     """Ingest what the document's source knows up to `as_of`; writes the report to `snapshot`, returns its digest."""
     document = parse(spec)

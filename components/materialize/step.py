@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from evergrow.contracts import instant
 from evergrow.environment import Environment
 from evergrow.integrations.object_store import fetch, mirrored
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
 
 @step
+@metered("data")
 def main(spec: str, as_of: str) -> Mapping[str, int]:
     """Make the online values of the document's feature service those of `as_of`; returns rows written per view.
 

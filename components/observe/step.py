@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,23 +13,27 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import pyarrow as pa
 
-from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, ModelVersion, Observation, instant
+from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, ModelVersion, Observation, instant, start_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, RegistryError
 from evergrow.evaluation.evaluate import BASELINE
 from evergrow.integrations import skew
+from evergrow.integrations.drift_tools import second_opinions
 from evergrow.integrations.feast import FeastStore
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.object_store import fetch
+from evergrow.integrations.places import place_of
 from evergrow.integrations.prediction_store import PredictionStore
+from evergrow.integrations.spending import Ledger, metered
 from evergrow.integrations.watch_store import WatchStore
 from evergrow.journal import note, step
 from evergrow.learning.bundle import Bundle
-from evergrow.monitoring import recent, truth
+from evergrow.monitoring import recent, second_opinion, truth
 from evergrow.monitoring.baseline import Baseline
+from evergrow.monitoring.costs import Costs, of_serving, of_steps
 from evergrow.monitoring.days import Day
-from evergrow.monitoring.inputs import observe_day, scene_of
+from evergrow.monitoring.inputs import observe_day, private, scene_of
 from evergrow.monitoring.outcomes import judge
 from evergrow.monitoring.skew import observations
 from evergrow.monitoring.watch import DayTraffic, Watch
@@ -47,6 +51,7 @@ MOST_ROWS = 200_000
 
 
 @step
+@metered("monitoring")
 def main(spec: str, as_of: str, watch: str) -> int:
     """Write what was seen as of an instant into the directory `watch`; returns how many alarms there are."""
     document, environment, now = parse(spec), Environment.read(), instant(as_of)
@@ -112,7 +117,7 @@ class Look:
         return os.environ.get(HASH_KEY, "").encode() or None
 
     def _over(self, day: date) -> bool:
-        return _start(day) + timedelta(days=1) <= self.as_of
+        return start_of(day) + timedelta(days=1) <= self.as_of
 
     def watch(self) -> Watch:
         """All of it."""
@@ -135,7 +140,20 @@ class Look:
             ],
             judged,
             [*inputs, *together, *(judged.observations if judged else ())],
+            self._costs(outcomes),
+            worth.currency if (worth := self.document.spec.monitoring.worth) else "",
         )
+
+    def _costs(self, outcomes: pd.DataFrame | None) -> Costs | None:
+        """What serving the history and the pipelines' newest runs cost; None if the document has no prices."""
+        worth, history = self.document.spec.monitoring.worth, self.document.spec.monitoring.history
+        if worth is None or worth.prices is None:
+            return None
+        place = place_of(self.environment)
+        replicas = place.execution.serving.autoscaling.min_replicas if place else 0
+        spent = Ledger(self.predictions.store).read(self.document.name, history)
+        serving = of_serving(worth.prices, outcomes, replicas) if outcomes is not None else ()
+        return Costs(serving, of_steps(worth.prices, spent))
 
     def _judge_days(self, counted: Mapping[date, Mapping[int, Day]]) -> Sequence[Observation]:
         """Judge the days that are over and were not judged yet; returns what was seen of the newest."""
@@ -153,7 +171,7 @@ class Look:
 
     def _recent(self, outcomes: pd.DataFrame) -> list[Observation]:
         """What the answers of the last days tell together."""
-        until = _start(self.days[-1]) + timedelta(days=1)
+        until = start_of(self.days[-1]) + timedelta(days=1)
         rows = recent.newest_version(outcomes, pd.Timestamp(until))
         if rows.empty:
             return []
@@ -161,11 +179,18 @@ class Look:
         bundle = self.bundle(version)
         scene = scene_of(self.document, version, self.days[-1], f"holdout of version {version}", 1.0)
         scene = replace(scene, since=rows[EVENT_TIMESTAMP].min().to_pydatetime())
-        return recent.observe(scene, rows, self.baseline(version), lambda part: bundle.explain(bundle.columns(part)))
+        baseline, tools = self.baseline(version), second_opinions(self.document.spec.monitoring.drift_tools)
+        hidden = private(self.document)
+        opinions = second_opinion.observe(scene, rows, baseline, tools, hidden)
+        for one in opinions:
+            if one.verdict.outcome == "error":
+                note("observe", f"{one.subject}, {one.test}: error; the report says why")
+        ours = recent.observe(scene, rows, baseline, lambda part: bundle.explain(bundle.columns(part)), hidden)
+        return [*ours, *opinions]
 
     def _skew(self) -> list[Observation]:
         """The newest day's features, recomputed as of when each was asked for."""
-        since = _start(self.days[-1])
+        since = start_of(self.days[-1])
         until = since + timedelta(days=1)
         served = list(self.predictions.scan(self.document.name, since, until))
         if not sum(part.num_rows for part in served):
@@ -211,7 +236,7 @@ class Look:
 
     def _answered(self) -> pd.DataFrame:
         """The predictions of the history, of a busy service every n-th."""
-        since, until = _start(self.days[0]), self.as_of
+        since, until = start_of(self.days[0]), self.as_of
         answered = sum(one.rows for of_day in self.counted.values() for one in of_day.values())
         every = max(1, -(-answered // MOST_ROWS))
         parts, seen = [], 0
@@ -241,7 +266,3 @@ class Look:
                 hint="was it deleted, or is MLFLOW_TRACKING_URI another environment's?",
             )
         return found
-
-
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

@@ -8,11 +8,13 @@ from evergrow.contracts import EvaluationReport, TrainedModel
 from evergrow.environment import Environment
 from evergrow.evaluation.card import model_card, readme_of
 from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.spec import parse
 
 
 @step
+@metered("training")
 def main(spec: str, model: str, report: str) -> str:
     """Register the bundle `model` with the evaluation folder `report`; returns the version's number.
 

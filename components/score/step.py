@@ -17,6 +17,7 @@ from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, PipelineError, RegistryError
 from evergrow.integrations.object_store import copy_all_here, copy_here, fetch, publish, withdraw
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.learning.bundle import Bundle, bundle_digest
 from evergrow.spec import ContinualModel, parse
@@ -42,6 +43,7 @@ class Plan(Value):
 
 
 @step
+@metered("scoring")
 def plan_shards(spec: str, as_of: str, plan: str) -> list[int]:
     """Write the plan: the rows to be predicted in (as_of, as_of + horizon] and the champion's bundle.
 
@@ -111,6 +113,7 @@ def shard_of(rows: pd.DataFrame, shards: int) -> pd.Series[int]:
 
 
 @step
+@metered("scoring")
 def score(spec: str, shard: int, plan: str) -> int:
     """Score the rows of one shard, knowing what was known as of the plan's instant; returns how many.
 
@@ -146,6 +149,7 @@ def predict(bundle: Bundle, rows: pd.DataFrame, features: pd.DataFrame, plan: Pl
 
 
 @step
+@metered("scoring")
 def commit(spec: str, plan: str) -> str:
     """Mark the predictions complete; returns their folder.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from evergrow.contracts import ModelVersion, TrainingSet
 from evergrow.environment import Environment
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
+from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.learning.identity import identify
 from evergrow.ports import ModelRegistry
@@ -15,6 +16,7 @@ from evergrow.spec import ContinualModel, parse
 
 
 @step
+@metered("training")
 def main(spec: str, training_set: str, model: str, rivals: str) -> str:
     """Write the bundle of the document's model, fitted on `training_set`, into `model`; returns its identity.
 

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from evergrow.contracts import Metric, Observation
 from evergrow.integrations import seen as reading
 from evergrow.integrations.seen import Seen
-from evergrow.monitoring.page import DRIFT, metric_of, nearness, newest, performance
-from evergrow.monitoring.timeline import Look, periods, report, standing, timeline
+from evergrow.monitoring.page import DRIFT, metric_of, nearness, newest, performance, recent_worth, worth
+from evergrow.monitoring.timeline import Look, card, periods, report, standing, timeline
 from evergrow.monitoring.watch import Performance, Watch
 from evergrow.pages.plots import tag
 from evergrow.pages.shell import count, number
@@ -120,6 +120,8 @@ def model(seen: Seen) -> dict[str, Any]:
         "checked": sum(o.alarm for o in watch.observations) if watch else 0,
         "performance": performance(watch, intervals=True) if watch else None,
         "days": _days(watch) if watch else [],
+        "worth": worth(watch) if watch else None,
+        "earned": recent_worth(watch) if watch else [],
         "traffic": _traffic(watch) if watch else None,
         "drift": _drift(seen.days),
         "checks": _checks(seen.days),
@@ -128,6 +130,7 @@ def model(seen: Seen) -> dict[str, Any]:
         "older": max(0, len(events) - EVENTS),
         "pages": _pages(seen),
         "report": report,
+        "card": card,
         "place": place,
     }
 

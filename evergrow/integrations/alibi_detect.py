@@ -124,6 +124,15 @@ class AlibiDetectDrift:
             raise EvergrowError(f"Alibi Detect's process ended with {ended.returncode}: {told}", hint=hint, data=[told])
 
 
+def is_installed(python: str) -> bool:
+    """Whether an interpreter finds Alibi Detect; it is not loaded."""
+    asked = "import importlib.util, sys; sys.exit(importlib.util.find_spec('alibi_detect') is None)"
+    try:
+        return subprocess.run([python, "-I", "-c", asked], capture_output=True, check=False).returncode == 0  # noqa: S603
+    except OSError:
+        return False
+
+
 def checked(tests: Sequence[str]) -> tuple[str, ...]:
     """The tests, if they are known and each kind of feature has one.
 

@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chisquare, ks_2samp
 
-from evergrow.contracts import Comparison, Feature
+from evergrow.contracts import Comparison
 from evergrow.errors import SpecError
-from evergrow.integrations.paired_columns import Pair, pairs, translated
+from evergrow.integrations.paired_columns import ColumnByColumn, Pair
 
 Test = Literal["psi", "ks", "jensenshannon", "wasserstein", "chisquare"]
 ONLY: Mapping[str, str] = {"ks": "numeric", "wasserstein": "numeric", "chisquare": "categorical"}
@@ -33,7 +33,7 @@ CHOSEN = {
 }
 
 
-class EvidentlyDrift:
+class EvidentlyDrift(ColumnByColumn):
     """`evergrow.ports.DriftTool` by Evidently.
 
     Its tests are named as evergrow's are, and in the same units: "psi" (in equal-width bins, by Sturges' rule),
@@ -42,6 +42,9 @@ class EvidentlyDrift:
     rows at most also "z". Of the last three Evidently gives the p-value only, and the effect is the statistic behind
     it: for "z" the difference of the shares.
     """
+
+    title = "Evidently"
+    install = "pip install 'evidently>=0.7.20'"
 
     def __init__(self, tests: Sequence[Test] = ()) -> None:
         """Take these tests, each for the features it is for; a feature that has none of them has Evidently's choice.
@@ -54,19 +57,8 @@ class EvidentlyDrift:
                 raise SpecError(f"`tests` must be of {', '.join(get_args(Test))}, found {test!r}")
         self.tests = tuple(tests)
 
-    def compare(
-        self, reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
-    ) -> Sequence[Comparison]:
-        """One comparison for each feature and test; see `evergrow.ports.DriftTool`.
-
-        Raises:
-            DataError: a frame lacks a column, or one holds what is not of the feature's kind.
-            EvergrowError: Evidently is not installed, or fails.
-        """
-        with translated("Evidently", "pip install 'evidently>=0.7.20'"):
-            return [found for pair in pairs(reference, current, features) for found in self._drift(pair)]
-
-    def _drift(self, pair: Pair) -> Iterator[Comparison]:
+    def drift(self, pair: Pair) -> Iterator[Comparison]:
+        """What each of its tests, or the one that it chooses, finds in one column."""
         kind = pair.feature.kind
         methods: list[str | None] = [test for test in self.tests if ONLY.get(test, kind) == kind]
         for metric in _report(pair, methods or [None]):

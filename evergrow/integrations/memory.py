@@ -49,6 +49,7 @@ class MemoryRegistry:
         self.actor = actor
         self.audit = AuditLog(folder / "audit.jsonl")
         self._versions: dict[tuple[str, int], ModelVersion] = {}
+        self._cards: dict[tuple[str, int], str] = {}
 
     def find(self, model: str, identity: str) -> ModelVersion | None:
         """The version of that identity, if there is one."""
@@ -75,6 +76,10 @@ class MemoryRegistry:
         shutil.copytree(self._folder(version) / "evaluation", to, dirs_exist_ok=True)
         return to
 
+    def card(self, version: ModelVersion) -> str:
+        """A version's model card, Markdown; empty if it has none."""
+        return self._cards[version.model, version.version]
+
     def register(
         self,
         bundle: Path,
@@ -89,6 +94,7 @@ class MemoryRegistry:
         folder = self._folder(version) / "evaluation"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(evaluation, folder)
+        self._cards.setdefault((version.model, version.version), card)
         judged = {"verdict": report.verdict.outcome, "judged_against": report.champion}
         version = self._store(version.model_copy(update={"tags": {**version.tags, **judged}}))
         return version if "champion" in version.aliases else self._move("challenger", version)

@@ -27,6 +27,7 @@ from evergrow.learning.search import read_trials
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOADER = "evergrow.learning.bundle"
+CARD = "card.md"
 # Tags by which a version is found again; MLflow keeps no other place for them.
 IDENTITY, DIGEST, VERDICT, JUDGED = "identity", "model_digest", "verdict", "judged_against"
 
@@ -154,6 +155,14 @@ class MlflowRegistry:
             shutil.copytree(stored, to, dirs_exist_ok=True)
         return to
 
+    @translated
+    def card(self, version: ModelVersion) -> str:
+        """A version's model card, Markdown; empty if it has none."""
+        if all(file.path != CARD for file in self._client.list_artifacts(version.run_id)):
+            return ""
+        with tempfile.TemporaryDirectory() as scratch:
+            return self._download(f"runs:/{version.run_id}/{CARD}", Path(scratch)).read_text(encoding="utf-8")
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     @translated
@@ -241,7 +250,7 @@ class MlflowRegistry:
             self._log_search(run_id, bundle)
             uri = self._log_model(bundle, trained)
             if card:
-                self._client.log_text(run_id, card, "card.md")
+                self._client.log_text(run_id, card, CARD)
         self._ensure_registered(trained.model)
         created = self._client.create_model_version(
             trained.model,

@@ -74,8 +74,12 @@ class ObjectStore:
         self.url = url.rstrip("/")
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, patience: timedelta = PATIENCE) -> Self:
         """Connect to the store that a URL names; nothing is asked of it yet.
+
+        Args:
+            url: of the store.
+            patience: how long it is asked again while it does not answer.
 
         Raises:
             StoreError: the URL names no store.
@@ -83,7 +87,18 @@ class ObjectStore:
         from obstore.store import from_url
 
         with translated(f"opening {url}"):
-            return cls(from_url(url, retry_config={"max_retries": ATTEMPTS, "retry_timeout": PATIENCE}), url)
+            return cls(from_url(url, retry_config={"max_retries": ATTEMPTS, "retry_timeout": patience}), url)
+
+    @classmethod
+    def of(cls, environment: Environment, patience: timedelta = PATIENCE) -> Self:
+        """An environment's; on one machine its folder, `home`.
+
+        Raises:
+            StoreError: its URL names no store.
+        """
+        if environment.store is None:
+            environment.home.mkdir(parents=True, exist_ok=True)
+        return cls.open(environment.store or environment.home.as_uri(), patience)
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """An object and its entity tag; None if there is none.

@@ -5,9 +5,11 @@ Imports only what Alibi Detect's environment has too.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -65,6 +67,34 @@ def _present(frame: pd.DataFrame, feature: Feature, which: str) -> pd.Series:
     except (TypeError, ValueError) as error:
         raise DataError(f"`{which}`: {feature.name!r} must hold numbers, found {values.dtype} that is none") from error
     return pd.Series(numbers[np.isfinite(numbers)], name=feature.name)
+
+
+class ColumnByColumn(ABC):
+    """`evergrow.ports.DriftTool` by a package that compares one column after another.
+
+    Attributes:
+        title: what the package calls itself.
+        install: what to do where it is not installed.
+    """
+
+    title: ClassVar[str]
+    install: ClassVar[str]
+
+    def compare(
+        self, reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
+    ) -> Sequence[Comparison]:
+        """One comparison for each feature and test; see `evergrow.ports.DriftTool`.
+
+        Raises:
+            DataError: a frame lacks a column, or one holds what is not of the feature's kind.
+            EvergrowError: the package is not installed, or fails.
+        """
+        with translated(self.title, self.install):
+            return [found for pair in pairs(reference, current, features) for found in self.drift(pair)]
+
+    @abstractmethod
+    def drift(self, pair: Pair) -> Iterator[Comparison]:
+        """What each test finds in one column."""
 
 
 @contextmanager

@@ -31,9 +31,7 @@ class PredictionStore:
         Raises:
             StoreError: its URL names no store.
         """
-        if environment.store is None:
-            environment.home.mkdir(parents=True, exist_ok=True)
-        return cls(ObjectStore.open(environment.store or environment.home.as_uri()))
+        return cls(ObjectStore.of(environment))
 
     def put(self, name: str, content: bytes) -> None:
         """Write a segment's rows, whole or not at all.

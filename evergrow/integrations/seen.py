@@ -23,13 +23,15 @@ from evergrow.audit import AuditLog, Promotion
 from evergrow.contracts import Decision, EvaluationReport, Instant, Metric, ModelVersion, Observation, Value, digest
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError
+from evergrow.evaluation.card_page import card_page
 from evergrow.integrations.mlflow import CHAMPION, JUDGED, MlflowRegistry
-from evergrow.integrations.object_store import ObjectStore, fetch, translated
+from evergrow.integrations.object_store import ObjectStore, fetch
 from evergrow.monitoring.timeline import Look
 from evergrow.monitoring.watch import FILE, Watch
 from evergrow.ports import ModelRegistry
 from evergrow.reports import DECISION, REPORT
 
+CARD_PAGE = "card.html"
 REPORTS, MONITORING, VERSION = "reports", "monitoring", "version="
 LOOKS, DAYS = 200, 60
 """Newest looks and days that are read."""
@@ -125,13 +127,7 @@ class Reader:
     @cached_property
     def store(self) -> ObjectStore:
         """Where files are: the environment's object store, on one machine `home`."""
-        from obstore.store import from_url
-
-        if self.environment.store is None:
-            self.environment.home.mkdir(parents=True, exist_ok=True)
-        url = self.environment.store or self.environment.home.as_uri()
-        with translated(f"opening {url}"):
-            return ObjectStore(from_url(url, retry_config={"max_retries": 2, "retry_timeout": PATIENCE}), url)
+        return ObjectStore.of(self.environment, PATIENCE)
 
     def read(self) -> Snapshot:
         """Everything, as it is now; of what does not answer, what it said last."""
@@ -157,7 +153,7 @@ class Reader:
         return Snapshot(datetime.now(UTC), self._models, tuple(troubles))
 
     def page(self, seen: Seen, folder: str, file: str) -> bytes | None:
-        """A stored HTML page of a model; of "version=3", the registry's evaluation. None if there is none.
+        """A stored HTML page of a model; of "version=3", the registry's evaluation or card. None if there is none.
 
         Only what a snapshot has listed is read, so that no name leads anywhere else.
 
@@ -167,9 +163,12 @@ class Reader:
         if f"{folder}/{file}" in seen.pages:
             found = self.store.read(f"{REPORTS}/{seen.model}/{folder}/{file}")
             return found[0] if found else None
-        named = next((v for v in seen.versions if f"{VERSION}{v.version}/{REPORT}" == f"{folder}/{file}"), None)
-        if named is None or JUDGED not in named.tags:
+        named = next((v for v in seen.versions if f"{VERSION}{v.version}" == folder), None)
+        if named is None or JUDGED not in named.tags or file not in (REPORT, CARD_PAGE):
             return None
+        if file == CARD_PAGE:
+            card = self.registry.card(named)
+            return card_page(named, card).encode() if card else None
         with TemporaryDirectory() as scratch:
             return (self.registry.evaluation(named, Path(scratch)) / REPORT).read_bytes()
 

@@ -13,23 +13,26 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from evergrow.contracts import Comparison, Feature
+from evergrow.contracts import Comparison
 from evergrow.errors import SpecError
-from evergrow.integrations.paired_columns import Pair, pairs, translated
-from evergrow.integrations.sqlite_converters import sqlite_as_it_was
+from evergrow.integrations.paired_columns import ColumnByColumn, Pair
+from evergrow.integrations.sqlite_converters import import_ipython_harmlessly
 
 Test = Literal["ks", "hellinger", "chi2-fit"]
 KINDS: Mapping[str, str] = {"ks": "numeric", "hellinger": "numeric", "chi2-fit": "categorical"}
 """The kind of feature that each score is for."""
 
 
-class WhylogsDrift:
+class WhylogsDrift(ColumnByColumn):
     """`evergrow.ports.DriftTool` by whylogs.
 
     "ks" is the largest difference of the distribution functions at a hundred quantiles of each sketch, "hellinger" the
     distance in up to 30 bins of equal width, "chi2-fit" Pearson's statistic of the most frequent categories with the
     reference's shares taken for exact. The sketches err by some 1 % of the rows, and are not the same twice.
     """
+
+    title = "whylogs"
+    install = "pip install 'whylogs>=1.6' ipython"
 
     def __init__(self, tests: Sequence[Test] = get_args(Test)) -> None:
         """Take these scores, each for the features it is for.
@@ -43,19 +46,8 @@ class WhylogsDrift:
             raise SpecError(f"{rule}; found {', '.join(tests) or 'none'}")
         self.tests = tuple(tests)
 
-    def compare(
-        self, reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
-    ) -> Sequence[Comparison]:
-        """One comparison for each feature and score; see `evergrow.ports.DriftTool`.
-
-        Raises:
-            DataError: a frame lacks a column, or one holds what is not of the feature's kind.
-            EvergrowError: whylogs or IPython is not installed, or whylogs fails.
-        """
-        with translated("whylogs", "pip install 'whylogs>=1.6' ipython"), sqlite_as_it_was():
-            return [found for pair in pairs(reference, current, features) for found in self._drift(pair)]
-
-    def _drift(self, pair: Pair) -> Iterator[Comparison]:
+    def drift(self, pair: Pair) -> Iterator[Comparison]:
+        """What each score that is for its kind finds in one column."""
         algorithms = _algorithms()
         reference, current = _profile(pair.reference), _profile(pair.current)
         for test in self.tests:
@@ -66,6 +58,7 @@ class WhylogsDrift:
 
 def _algorithms() -> Mapping[str, Any]:
     _keep_silent()
+    import_ipython_harmlessly()
     from whylogs.viz.drift.column_drift_algorithms import KS, ChiSquare, Hellinger
 
     return {"ks": KS, "hellinger": Hellinger, "chi2-fit": ChiSquare}

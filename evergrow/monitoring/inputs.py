@@ -11,6 +11,7 @@ from evergrow.monitoring.baseline import SCORE, Baseline
 from evergrow.monitoring.days import ALL, Day
 from evergrow.monitoring.profile import Profile
 from evergrow.monitoring.scene import Scene, daily_alpha
+from evergrow.prediction_log.records import logged
 from evergrow.spec import ContinualModel
 from evergrow.statistics.unusual import FEWEST
 
@@ -25,6 +26,12 @@ def scene_of(document: ContinualModel, version: int | None, day: date, reference
     since = datetime.combine(day, time(), UTC)
     alpha = daily_alpha(document.spec.monitoring.false_alarms_per_month, share)
     return Scene(document.name, version, since, since + timedelta(days=1), reference, alpha)
+
+
+def private(document: ContinualModel) -> frozenset[str]:
+    """The log's columns that do not have what the model saw, being hashed or left out: nothing can be told of them."""
+    log = document.spec.serving.log
+    return frozenset(logged(column) for column in (*log.hashed, *log.left_out))
 
 
 def observe_day(
@@ -51,7 +58,8 @@ def observe_day(
     for version, answers in sorted(versions.items()):
         earlier = [known[version] for known in before if version in known]
         found += _version(document, answers, baselines[version], earlier, len(versions))
-    return found
+    hidden = private(document)
+    return [one for one in found if one.subject not in hidden]
 
 
 def _version(
@@ -61,7 +69,9 @@ def _version(
     reference = f"holdout of version {answers.version}"
     parts = {name: part.first(k) for name, part in answers.profiles.items()}
     scene = scene_of(document, answers.version, answers.day, reference, VALUES / versions)
-    yield from quality.schema(scene, answers.rows, answers.misfits, baseline.axes)
+    hidden = private(document)
+    misfits = {name: what for name, what in answers.misfits.items() if name not in hidden}
+    yield from quality.schema(scene, answers.rows, misfits, baseline.axes)
     for observation in quality.values(scene, parts[ALL], list(baseline.days.values())):
         yield _named(observation, parts[ALL])
     aged = scene_of(document, answers.version, answers.day, "the days before", FRESHNESS / versions)

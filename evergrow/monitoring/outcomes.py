@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evergrow.contracts import EVENT_TIMESTAMP, Metric, Observation, Slice, Verdict
+from evergrow.contracts import EVENT_TIMESTAMP, Metric, Observation, Slice, Verdict, start_of
 from evergrow.errors import NotEnoughData
 from evergrow.evaluation.slices import Skipped
 from evergrow.learning.losses import row_losses
@@ -100,7 +100,7 @@ def judge(
     columns = [c for c in {logged(f.name): 0 for b in baselines.values() for f in b.features} if c in recent]
     slices = [logged(column) for column in rule.slices_of(document.spec.evaluation)]
     realised = performance.of_days(outcomes, days, names)
-    estimates = [e for v in sorted(baselines) for e in _estimates(document, outcomes, days, v)]
+    estimates = [e for v in sorted(baselines) for e in _estimates(document, outcomes, days, v, baselines[v])]
     return Judged(
         delay=wait,
         labels=days,
@@ -146,7 +146,7 @@ def _labels(scene: Scene, wait: Delay, days: Sequence[LabelDay]) -> list[Observa
     else:
         told += f"; p {newest.p_value:.2g}, alarm at {scene.alpha:.2g}"
         verdict = Verdict.when(newest.state != "overdue", told)
-    of_day = replace(scene, since=_start(newest.day), until=_start(newest.day) + timedelta(days=1))
+    of_day = replace(scene, since=start_of(newest.day), until=start_of(newest.day) + timedelta(days=1))
     return [
         of_day.observe(
             "labels", "labels", test, missing, 1 - wait.coverage, newest.rows, verdict, alarm=True,
@@ -194,37 +194,36 @@ def _bias(document: ContinualModel, recent: pd.DataFrame, losses: Floats, today:
 
 
 def _estimates(
-    document: ContinualModel, outcomes: pd.DataFrame, days: Sequence[LabelDay], version: int
+    document: ContinualModel, outcomes: pd.DataFrame, days: Sequence[LabelDay], version: int, baseline: Baseline
 ) -> list[Estimate]:
     """The gate's metric of each day, by what had matured when its week began: as it would have been told then."""
     metric = document.spec.evaluation.gate.metric
     rows = outcomes[outcomes[VERSION] == version]
     if metric not in estimated.ESTIMABLE[document.spec.task] or rows.empty:
         return []
+    numeric = [name for f in baseline.features if f.kind == "numeric" and (name := logged(f.name)) in rows]
+    foreseen = numeric if document.spec.task == "regression" else []
     found = []
     every = sorted({day.day for day in days} & set(rows[EVENT_TIMESTAMP].dt.date))
     at = rows[EVENT_TIMESTAMP].dt.date
     for start in range(0, len(every), REFIT):
-        then = pd.Timestamp(_start(every[start]))
+        then = pd.Timestamp(start_of(every[start]))
         known = rows[(rows[EVENT_TIMESTAMP] < then) & (rows[LABEL_FIRST_KNOWN_AT] <= then)]
         try:
             estimator = estimated.fit(
-                document.spec.task, metric, _rows(document, known), known[LABEL].to_numpy(np.float64)
+                document.spec.task, metric, _rows(known, foreseen), known[LABEL].to_numpy(np.float64)
             )
         except NotEnoughData:
             continue
         week = every[start : start + REFIT]
-        found += [Estimate(day, version, estimator.estimate(_rows(document, rows[at == day]))) for day in week]
+        found += [Estimate(day, version, estimator.estimate(_rows(rows[at == day], foreseen))) for day in week]
     return found
 
 
-def _rows(document: ContinualModel, rows: pd.DataFrame) -> estimated.Rows:
-    """Scores and days; for a regression also the features that are numbers, which its loss is foreseen by."""
-    X = None
-    if document.spec.task == "regression":
-        X = rows.select_dtypes("number").drop(columns=[LABEL, VERSION], errors="ignore").to_numpy(np.float32)
-    seconds = performance.seconds(rows)
-    return estimated.Rows(rows[SCORE].to_numpy(np.float64), (seconds // DAY).astype(np.intp), X)
+def _rows(rows: pd.DataFrame, foreseen: Sequence[str]) -> estimated.Rows:
+    """Scores, days, and the columns that a loss is foreseen by."""
+    days = (performance.seconds(rows) // DAY).astype(np.intp)
+    return estimated.Rows(rows[SCORE].to_numpy(np.float64), days, rows[[*foreseen]].to_numpy(np.float32))
 
 
 def _track_records(
@@ -254,7 +253,3 @@ def _track_records(
             )
         )  # fmt: skip
     return found
-
-
-def _start(day: date) -> datetime:
-    return pd.Timestamp(day, tz="UTC").to_pydatetime()

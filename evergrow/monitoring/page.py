@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import groupby
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from evergrow.contracts import Decision, Metric, Observation, Slice
 from evergrow.evaluation.metrics import MEASURES
-from evergrow.monitoring.watch import Performance, Watch
+from evergrow.monitoring.watch import Earned, Performance, Watch
 from evergrow.pages import plots
 from evergrow.pages.plots import Layer, Scale, Whisker
 from evergrow.pages.shell import count, number, page
@@ -59,6 +60,8 @@ def render(watch: Watch, decision: Decision, model: ContinualModel) -> str:
         traffic=_traffic(watch),
         coverage=_coverage(watch),
         slices=_slices(watch),
+        worth=worth(watch),
+        earned=recent_worth(watch),
         drift=_columns(watch, DRIFT),
         quality=_columns(watch, QUALITY),
         others=[one for one in watch.observations if one.kind in ("estimated-performance", "bias", "labels")],
@@ -106,6 +109,38 @@ def performance(watch: Watch, intervals: bool = False) -> Markup | None:
     return plots.chart(
         label, x, y, layers, x_name="day (UTC)", y_name=watch.metric, height=260, x_ticks=_ticks(first, last)
     )
+
+
+def worth(watch: Watch) -> Markup | None:
+    """Worth by matured day with its interval, net of serving where that is known; the same days without the model."""
+    days = watch.worth
+    if len(days) < 2:
+        return None
+    xs = [float((one.day - days[0].day).days) for one in days]
+    costs = {one.day: one.cost for one in watch.served}
+    net = [one.worth - costs.get(one.day, 0.0) for one in days]
+    idle = [one.without for one in days]
+    ends = [(one.low, one.high) if one.low > -inf else (one.worth, one.worth) for one in days]
+    band = plots.band(xs, [low for low, _ in ends], [high for _, high in ends])
+    titles = [
+        f"{one.day}: {count(value)} {watch.currency} of {count(one.rows)}" for one, value in zip(days, net, strict=True)
+    ]
+    layers = [band, plots.line(xs, net), plots.dots(xs, net, titles), plots.line(xs, idle, "old")]
+    y = Scale.around([*net, *idle, *(end for both in ends for end in both)])
+    x, ticks, label = Scale(0, xs[-1]), _ticks(days[0].day, days[-1].day), f"worth by day in {watch.currency}"
+    return plots.chart(
+        label, x, y, layers, x_name="day (UTC)", y_name=watch.currency, height=220, x_ticks=ticks, y_text=count
+    )
+
+
+def recent_worth(watch: Watch, days: int = 10) -> list[tuple[Earned, float | None, float | None]]:
+    """The newest days' worth, what serving them cost, and what each thousand predictions cost; newest first."""
+    costs = {one.day: one.cost for one in watch.served}
+    found = []
+    for one in watch.worth[: -days - 1 : -1]:
+        cost = costs.get(one.day)
+        found.append((one, cost, None if cost is None else 1000 * cost / one.rows))
+    return found
 
 
 def _drawn(points: list[tuple[Performance, Metric]], first: date, intervals: bool) -> list[Layer]:

@@ -31,7 +31,9 @@ EXPLAINED = 200
 NAMED = 3
 
 
-def observe(scene: Scene, rows: pd.DataFrame, baseline: Baseline, explain: Explain) -> list[Observation]:
+def observe(
+    scene: Scene, rows: pd.DataFrame, baseline: Baseline, explain: Explain, hidden: frozenset[str] = frozenset()
+) -> list[Observation]:
     """Joint drift of a version's recent answers; like all drift, no alarm.
 
     Args:
@@ -39,15 +41,19 @@ def observe(scene: Scene, rows: pd.DataFrame, baseline: Baseline, explain: Expla
         rows: the answers of up to DAYS days, as the log has them, [n].
         baseline: of the version; its sample is what is compared with.
         explain: of the version.
+        hidden: the log's columns that do not have what the model saw (`inputs.private`).
     """
-    features = [Feature(name=logged(f.name), kind=f.kind) for f in baseline.features]
+    every = [Feature(name=logged(f.name), kind=f.kind) for f in baseline.features]
+    features = [feature for feature in every if feature.name not in hidden]
     sides = baseline.sample, rows
     blocks = _days(baseline.sample), _days(rows)
     alpha = scene.alpha / 3
     return [
         *_told(scene, "multivariate-drift", lambda: _apart(scene, sides, features, blocks, alpha), len(rows)),
         *_told(scene, "multivariate-drift", lambda: _kernel(scene, sides, features, blocks, alpha), len(rows)),
-        *_told(scene, "explanation-drift", lambda: _explained(scene, sides, baseline, explain, alpha), len(rows)),
+        *_told(
+            scene, "explanation-drift", lambda: _explained(scene, sides, baseline, explain, alpha, hidden), len(rows)
+        ),
     ]
 
 
@@ -83,8 +89,12 @@ def _kernel(scene: Scene, sides: _Sides, features: Sequence[Feature], blocks: _B
     return _seen(scene, "multivariate-drift", found, 0.0, Verdict.when(p > alpha, reason))
 
 
-def _explained(scene: Scene, sides: _Sides, baseline: Baseline, explain: Explain, alpha: float) -> Observation:
+def _explained(
+    scene: Scene, sides: _Sides, baseline: Baseline, explain: Explain, alpha: float, hidden: frozenset[str]
+) -> Observation:
     names = [feature.name for feature in baseline.features]
+    if lost := [name for name in names if logged(name) in hidden]:
+        raise NotEnoughData(f"scores cannot be explained without {', '.join(lost)}, which the log does not have")
     parts = [_spread(side).rename(columns={logged(name): name for name in names}) for side in sides]
     values = [explain(part) for part in parts]
     found = explanation_drift(values[0], values[1], names, blocks=(_days(parts[0]), _days(parts[1])))

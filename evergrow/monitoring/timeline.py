@@ -61,6 +61,15 @@ def report(model: str, folder: str) -> str:
     return f"reports/{model}/{folder}/report.html"
 
 
+def card(model: str, version: int) -> str:
+    """Place of a version's model card, below the environment's folder.
+
+    >>> card("bikes", 3)
+    'reports/bikes/version=3/card.html'
+    """
+    return f"reports/{model}/version={version}/card.html"
+
+
 def periods(promotions: Iterable[Promotion]) -> tuple[Period, ...]:
     """Who was the champion of one model when, newest first; without gaps from the first promotion on."""
     ordered = sorted(promotions, key=lambda p: p.at)

@@ -9,9 +9,10 @@ from typing import Self
 
 from pydantic import Field
 
-from evergrow.contracts import Decision, Instant, Metric, Observation, Slice, Value
+from evergrow.contracts import Decision, Instant, Metric, Observation, Purpose, Slice, Value
 from evergrow.data.lake import replace
 from evergrow.errors import DataError
+from evergrow.monitoring.costs import Costs
 from evergrow.monitoring.outcomes import Judged
 from evergrow.monitoring.truth import State
 
@@ -70,6 +71,23 @@ class Earned(Value):
     without: float
 
 
+class Served(Value):
+    """What serving a day cost."""
+
+    day: date
+    server_hours: int
+    cost: float
+
+
+class Ran(Value):
+    """What steps of pipelines cost, of one purpose, over the ledger's newest days."""
+
+    purpose: Purpose
+    steps: int
+    cpu_hours: float
+    cost: float
+
+
 class Watch(Value):
     """What monitoring saw of a model as of an instant."""
 
@@ -85,7 +103,10 @@ class Watch(Value):
     performance: tuple[Performance, ...]
     slices: tuple[Slice, ...]
     worst: tuple[Worst, ...]
+    currency: str = Field(default="", description="of worth and costs; empty if the document names none")
     worth: tuple[Earned, ...] = ()
+    served: tuple[Served, ...] = Field(default=(), description="if the document has prices")
+    ran: tuple[Ran, ...] = ()
     observations: tuple[Observation, ...] = Field(description="of the newest judged day, and of labels as of now")
 
     @classmethod
@@ -98,6 +119,8 @@ class Watch(Value):
         traffic: Iterable[DayTraffic],
         judged: Judged | None,
         observations: Sequence[Observation],
+        costs: Costs | None = None,
+        currency: str = "",
     ) -> Self:
         """Put together what was seen; without any prediction there is nothing to judge."""
         wait = judged.delay if judged else None
@@ -114,7 +137,10 @@ class Watch(Value):
             performance=_performance(judged) if judged else (),
             slices=tuple(s for s in judged.slices if isinstance(s, Slice)) if judged else (),
             worst=tuple(Worst(**vars(one)) for one in judged.worst) if judged else (),
+            currency=currency,
             worth=tuple(Earned(**vars(one)) for one in judged.worth) if judged else (),
+            served=tuple(Served(**vars(one)) for one in costs.serving) if costs else (),
+            ran=tuple(Ran(**vars(one)) for one in costs.steps) if costs else (),
             observations=tuple(observations),
         )
 
@@ -123,11 +149,12 @@ class Watch(Value):
         failed = [one for one in self.observations if one.verdict.outcome in ("fail", "error")]
         newest = [one for one in self.performance if one.state == "matured"][-1:]
         worth = {"worth": self.worth[-1].worth} if self.worth else {}
+        worth |= {"cost_of_serving": self.served[-1].cost} if self.served else {}
         return {
             "predictions": float(self.traffic[-1].rows) if self.traffic else 0.0,
             "label_coverage": self.coverage,
             "alarms": float(sum(one.alarm for one in failed)),
-            "drifted": float(sum("drift" in one.kind for one in failed)),
+            "drifted": float(drifted(self.observations)),
             **{metric.name: metric.value for one in newest for metric in one.metrics},
             **worth,
         }
@@ -148,6 +175,12 @@ class Watch(Value):
         return cls.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
 
 
+def drifted(observations: Iterable[Observation]) -> int:
+    """How many columns and slices drifted: each once, by however many tests and tools."""
+    failed = [one for one in observations if "drift" in one.kind and one.verdict.outcome == "fail"]
+    return len({(one.kind, one.version, one.subject, one.slice) for one in failed})
+
+
 def decide(watch: Watch) -> Decision:
     """An alert if anything that is an alarm fails, or could not be checked; drift alone is none."""
     reasons = [
@@ -157,8 +190,8 @@ def decide(watch: Watch) -> Decision:
     ]
     if reasons:
         return Decision(model=watch.model, as_of=watch.as_of, action="alert", reasons=tuple(reasons))
-    drifted = [one for one in watch.observations if one.verdict.outcome == "fail"]
-    told = f"none of {sum(one.alarm for one in watch.observations)} alarms; {len(drifted)} columns or slices drifted"
+    alarms, number = sum(one.alarm for one in watch.observations), drifted(watch.observations)
+    told = f"none of {alarms} alarms; {number} columns or slices drifted"
     return Decision(model=watch.model, as_of=watch.as_of, action="none", reasons=(told,))
 
 

@@ -10,14 +10,18 @@ is known. A floor keeps every version's propensity away from 0, which off-policy
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evergrow.rollout.desired import in_proportion
 from evergrow.rollout.moves import Move
 from evergrow.spec.rollout import Analysis, Bandit
+
+Floats = NDArray[np.float64]
 
 DRAWS = 20_000
 """Of each posterior: a probability is known to within 0.004."""
@@ -41,6 +45,36 @@ class Arm:
 def moves(strategy: Bandit, analysis: Analysis) -> tuple[Move, ...]:
     """One, of which the evidence sets the shares."""
     return (Move(0, shared=strategy.every),)
+
+
+def arms_of(
+    rewards: Mapping[int, Floats], propensities: Mapping[int, Floats], blocks: Mapping[int, NDArray[np.intp]]
+) -> dict[int, Arm]:
+    """What is known of each version by its labelled requests.
+
+    Shares change while rewards do, and a plain mean would favour who had much traffic in good times. Each request
+    counts by one over the probability with which its version was drawn (self-normalised inverse propensity weighting,
+    M. Hajek's estimator); the error is that of the weighted sums of blocks of time. The mean is also the version's
+    off-policy value: what it would have earned had it answered everyone.
+
+    Args:
+        rewards: of each version's labelled requests, [n].
+        propensities: with which they were drawn, in (0, 1], [n].
+        blocks: number of the stretch of time of each, [n].
+    """
+    return {version: _arm(rewards[version], 1 / propensities[version], blocks[version]) for version in rewards}
+
+
+def _arm(rewards: Floats, weights: Floats, blocks: NDArray[np.intp]) -> Arm:
+    if len(rewards) < 2:
+        return Arm(len(rewards), float(rewards.mean()) if len(rewards) else 0.0, math.inf)
+    mean = float((weights * rewards).sum() / weights.sum())
+    _, at = np.unique(blocks, return_inverse=True)
+    influence = np.bincount(at, weights * (rewards - mean)) / weights.sum()
+    if len(influence) < 2:
+        influence = weights * (rewards - mean) / weights.sum()
+    n = len(influence)
+    return Arm(len(rewards), mean, math.sqrt(n / (n - 1) * float(np.square(influence).sum())))
 
 
 def best_of(arms: Mapping[int, Arm], seed: int = 0) -> dict[int, float]:

@@ -34,15 +34,17 @@ class Part(BaseModel):
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = r"^(\d+d)?(\d+h)?(\d+m)?(\d+s)?$"
+# ASCII and bounded, so that every reader of the pattern (Python, Rust, Go, JavaScript) means the same, and no length
+# is too long to be counted.
+_DURATION = "^([0-9]{1,6}d)?([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 
 def _read_duration(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not value or not re.match(_DURATION, value):
+    if not isinstance(value, str) or not value or not re.fullmatch(_DURATION, value):
         raise ValueError(f'must be a duration such as "30d", "12h" or "1h30m", found {value!r}')
-    return timedelta(seconds=sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([dhms])", value)))
+    return timedelta(seconds=sum(int(n) * _UNITS[unit] for n, unit in re.findall("([0-9]+)([dhms])", value)))
 
 
 def write_duration(value: timedelta) -> str:
@@ -62,12 +64,23 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_read_duration),
     PlainSerializer(write_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": _DURATION, "examples": ["30d", "12h", "1h30m"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _DURATION,
+            "minLength": 1,
+            "maxLength": 28,
+            "examples": ["30d", "12h", "1h30m"],
+        }
+    ),
 ]
 """A length of time: "30d", "12h", "1h30m", "45s"."""
 
-Entrypoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Entrypoint = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
 """An importable Python object, "package.module:name"."""
+
+Word = Annotated[str, StringConstraints(max_length=253)]
+"""A column, a metric or the like where a rule compares it with others: rules cost by the longest that may come."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=50)]
 """A Kubernetes name: lower-case letters, digits and hyphens, starting with a letter."""

@@ -1,4 +1,4 @@
-"""Reading documents: YAML in, a ContinualModel or an error that names path, rule and value out."""
+"""Reading documents: YAML in, the document or an error that names path, rule and value out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from evergrow.errors import SpecError
+from evergrow.spec.base import Part
 from evergrow.spec.model import ContinualModel
+
+Document = TypeVar("Document", bound=Part)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -34,22 +37,39 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def load(path: str | Path) -> ContinualModel:
-    """Read a ContinualModel from a YAML file.
+@overload
+def load(path: str | Path) -> ContinualModel: ...
+@overload
+def load(path: str | Path, kind: type[Document]) -> Document: ...
+def load(path: str | Path, kind: type[Part] = ContinualModel) -> Part:
+    """Read a document from a YAML file.
+
+    Args:
+        path: of the file.
+        kind: ContinualModel or ModelRollout.
 
     Raises:
-        SpecError: the file is missing, is not YAML, or is not a ContinualModel; lists every fault.
+        SpecError: the file is missing, is not YAML, or is no document of that kind; lists every fault.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(text, where=str(path))
+    return parse(text, str(path), kind)
 
 
-def parse(document: Any, where: str = "document") -> ContinualModel:
-    """Read a ContinualModel from a mapping, or from its text in YAML (and so in JSON).
+@overload
+def parse(document: Any, where: str = "document") -> ContinualModel: ...
+@overload
+def parse(document: Any, where: str = "document", kind: type[Document] = ...) -> Document: ...
+def parse(document: Any, where: str = "document", kind: type[Part] = ContinualModel) -> Part:
+    """Read a document from a mapping, or from its text in YAML (and so in JSON).
+
+    Args:
+        document: the mapping or the text.
+        where: what its faults are told of.
+        kind: ContinualModel or ModelRollout.
 
     Raises:
         SpecError: lists every fault as "path: rule, found value", with the nearest known key for an unknown one.
@@ -59,10 +79,22 @@ def parse(document: Any, where: str = "document") -> ContinualModel:
     if not isinstance(document, Mapping):
         raise SpecError(f"{where}: must be a mapping, found {type(document).__name__}")
     try:
-        return ContinualModel.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        faults = [describe(fault, document) for fault in error.errors()]
+        faults = [describe(fault, document, kind) for fault in error.errors()]
         raise SpecError(f"{where}: " + f"\n{where}: ".join(faults)) from error
+
+
+def stored(found: Mapping[str, Any], kind: type[Document]) -> Document:
+    """Read a document as an API server keeps it, without what it has added to `metadata` and what has become of it.
+
+    Raises:
+        SpecError: lists every fault.
+    """
+    known = {field.alias for field in kind.model_fields.values()}
+    own = {key: value for key, value in found.items() if key in known}
+    metadata = {key: found["metadata"][key] for key in ("name", "labels", "annotations") if key in found["metadata"]}
+    return parse({**own, "metadata": metadata}, f"{found['kind']} {metadata['name']}", kind)
 
 
 def _read(text: str, where: str) -> Any:
@@ -75,11 +107,11 @@ def _read(text: str, where: str) -> Any:
         raise SpecError(f"{where}: is not YAML: {error}") from error
 
 
-def describe(fault: ErrorDetails, document: Mapping[str, Any]) -> str:
+def describe(fault: ErrorDetails, document: Mapping[str, Any], kind: type[Part] = ContinualModel) -> str:
     """One fault as "path: rule, found value"."""
-    path, parent = _walk(fault["loc"], document)
+    path = _walk(fault["loc"], document)
     if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_near_miss(str(fault['loc'][-1]), fault['loc'][:-1], parent)}"
+        return f"{path}: unknown key{_near_miss(str(fault['loc'][-1]), fault['loc'][:-1], kind)}"
     if fault["type"] == "missing":
         return f"{path}: is required"
     message = fault["msg"].removeprefix("Value error, ")
@@ -87,9 +119,9 @@ def describe(fault: ErrorDetails, document: Mapping[str, Any]) -> str:
     return f"{path}: {message}" if "found" in message else f"{path}: {message}, found {fault['input']!r}"
 
 
-def _walk(location: tuple[int | str, ...], document: Any) -> tuple[str, Any]:
-    """The path as written, and the mapping that holds its last key; union tags are not part of it."""
-    path, node, parent = "", document, document
+def _walk(location: tuple[int | str, ...], document: Any) -> str:
+    """The path as written; union tags are not part of it."""
+    path, node = "", document
     for i, step in enumerate(location):
         present = (isinstance(node, Mapping) and step in node) or (
             isinstance(node, list) and isinstance(step, int) and step < len(node)
@@ -97,12 +129,12 @@ def _walk(location: tuple[int | str, ...], document: Any) -> tuple[str, Any]:
         if not present and i < len(location) - 1:
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-        parent, node = node, node[step] if present else None
-    return path or "document", parent
+        node = node[step] if present else None
+    return path or "document"
 
 
-def _near_miss(key: str, location: tuple[int | str, ...], parent: Any) -> str:
-    known = known_keys(location)
+def _near_miss(key: str, location: tuple[int | str, ...], kind: type[Part]) -> str:
+    known = known_keys(location, kind)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     folded = [k for k in known if k.lower() == key.replace("_", "").replace("-", "").lower()]
     if folded or near:
@@ -110,9 +142,9 @@ def _near_miss(key: str, location: tuple[int | str, ...], parent: Any) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def known_keys(location: tuple[int | str, ...]) -> list[str]:
+def known_keys(location: tuple[int | str, ...], kind: type[Part] = ContinualModel) -> list[str]:
     """The keys a document may have at a location, from the JSON schema."""
-    schema = ContinualModel.model_json_schema()
+    schema = kind.model_json_schema()
     node: Mapping[str, Any] = schema
     for step in location:
         node = _resolve(node, schema, step)

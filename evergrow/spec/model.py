@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
-from evergrow.contracts import Task
-from evergrow.spec.base import Duration, Entrypoint, Name, Part
+from evergrow.contracts import Instant, Task
+from evergrow.spec.base import Duration, Entrypoint, Name, Part, Word
+from evergrow.spec.rollout import Condition, Rollout
 
 API_VERSION = "evergrow.dev/v1alpha1"
 
@@ -59,7 +60,7 @@ class Label(Part):
     """Column of the `examples` table: 0/1 for binary classification, a number for regression."""
     description: str = ""
     """What it means, for the model card."""
-    key: tuple[str, ...] = ()
+    key: Annotated[tuple[Word, ...], Field(max_length=50)] = ()
     """Columns by which an answered prediction finds its example; default: all that both have."""
     within: Duration = Field(default="1d", validate_default=True)
     """A prediction belongs to the example of its key that is asked nearest in time, at most so far away."""
@@ -116,7 +117,7 @@ class Search(Part):
     """How many parameter sets are tried at most."""
     timeout: Duration | None = None
     """Stop after this long. A search cut by time is not reproducible, and the identity says so."""
-    space: Mapping[str, SearchRange] = Field(min_length=1)
+    space: Mapping[str, SearchRange] = Field(min_length=1, max_length=100)
     """Range per estimator parameter."""
 
 
@@ -140,7 +141,7 @@ class Training(Part):
 class Floor(Part):
     """An absolute limit: the metric's interval must clear it, not only its value."""
 
-    metric: str
+    metric: Word
     """One of the task's metrics."""
     at_least: float | None = None
     """The lower end of the interval must reach this."""
@@ -166,7 +167,7 @@ class Limits(Part):
 class Gate(Part):
     """When a challenger may replace the champion."""
 
-    metric: str
+    metric: Word
     """A loss that is a mean over rows: log_loss or brier; mae, squared_error or poisson_deviance."""
     margin: float = 0.0
     """How much lower the challenger's mean loss must be, in the metric's unit. Negative: may be that much worse."""
@@ -174,7 +175,7 @@ class Gate(Part):
     """Highest probability of promoting a challenger that is not better by `margin`."""
     block: Duration = Field(default="1d", validate_default=True)
     """Losses are averaged over blocks this long before the test, which then allows for their correlation."""
-    floors: tuple[Floor, ...] = ()
+    floors: Annotated[tuple[Floor, ...], Field(max_length=50)] = ()
     """Absolute limits."""
     limits: Limits = Limits()
     """Latency and size."""
@@ -185,7 +186,7 @@ class Evaluation(Part):
 
     holdout: Duration
     """The newest labelled rows, never fitted or calibrated on."""
-    metrics: tuple[str, ...] = Field(min_length=1)
+    metrics: tuple[Word, ...] = Field(min_length=1, max_length=50)
     """What is reported, each with a 95 % interval."""
     slices: tuple[str, ...] = ()
     """Columns of the training set by whose values metrics are reported too."""
@@ -218,7 +219,7 @@ class PredictionLogSpec(Part):
     """With the limit reached or the disk full: refuse predictions (503), or answer, and count what was not kept."""
     hashed: tuple[str, ...] = ()
     """Columns of personal data, kept as keyed hashes: the server's secret EVERGROW_HASH_KEY."""
-    left_out: tuple[str, ...] = ()
+    left_out: Annotated[tuple[Word, ...], Field(max_length=1000)] = ()
     """Columns of personal data that are not kept at all."""
     retention: Duration = Field(default="400d", validate_default=True)
     """What was shipped longer ago than this is deleted."""
@@ -248,6 +249,15 @@ class Fairness(Part):
     """Largest difference between any two groups that is accepted."""
 
 
+class Prices(Part):
+    """What running the model costs, in the currency of its worth."""
+
+    server_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of an hour of one server."""
+    cpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of an hour of one CPU that steps of pipelines use or have set aside."""
+
+
 class Worth(Part):
     """What a prediction is worth in money, by what became of it. Losses are negative."""
 
@@ -265,6 +275,8 @@ class Worth(Part):
     """Not acted on, and rightly so."""
     per_unit_of_error: Annotated[float, Field(gt=0)] | None = None
     """Of a regression instead: what a unit of absolute error costs."""
+    prices: Prices | None = None
+    """What serving and training cost; not told if not given."""
 
 
 class Monitoring(Part):
@@ -282,10 +294,19 @@ class Monitoring(Part):
     """How far back days are looked at."""
     slices: tuple[str, ...] | None = None
     """Columns by whose values all is looked at, too; default: those of the evaluation."""
-    fairness: tuple[Fairness, ...] = ()
+    fairness: Annotated[tuple[Fairness, ...], Field(max_length=100)] = ()
     """Groups between which differences are limited."""
     worth: Worth | None = None
     """What predictions are worth; not told if not given."""
+    drift_tools: Annotated[tuple[Literal["evidently", "whylogs", "alibi-detect"], ...], Field(max_length=3)] = ()
+    """Other tools whose opinion of each feature is asked for, beside evergrow's own; the steps' image holds them."""
+
+    @model_validator(mode="after")
+    def _each_tool_once(self) -> Self:
+        for tool in self.drift_tools:
+            if self.drift_tools.count(tool) > 1:
+                raise ValueError(f"`driftTools` must name each tool once, found {tool!r} more than once")
+        return self
 
     def slices_of(self, evaluation: Evaluation) -> tuple[str, ...]:
         """The columns by whose values all is looked at."""
@@ -315,6 +336,8 @@ class ModelSpec(Part):
     """Online predictions."""
     monitoring: Monitoring = Monitoring()
     """Watching it in service."""
+    rollout: Rollout = Rollout()
+    """How a new version takes over."""
 
     @model_validator(mode="after")
     def _metrics_of_the_task(self) -> Self:
@@ -380,3 +403,23 @@ class ContinualModel(Part):
     def name(self) -> str:
         """The model's name."""
         return self.metadata.name
+
+
+class ModelStatus(Part):
+    """What has become of a model on a cluster. Its ModelRollouts say how it came to that."""
+
+    phase: Literal["Pending", "Serving", "RollingOut", "Paused", "Degraded"] = "Pending"
+    """Pending: no version serves yet. RollingOut: a candidate is taking over. Paused: its rollout waits for somebody.
+    Degraded: what should serve is not ready."""
+    serving: PositiveInt | None = None
+    """The version that callers are answered by; null: none."""
+    candidate: PositiveInt | None = None
+    """The version that is taking over; null: none."""
+    trained_on: Instant | None = None
+    """As of when the serving version was trained: it knows no label that became known later."""
+    decision: str = ""
+    """What was decided last, and why."""
+    conditions: tuple[Condition, ...] = ()
+    """For `kubectl wait`."""
+    observed_generation: int = 0
+    """The `metadata.generation` that the status is of."""

@@ -19,7 +19,7 @@ Decisive = Literal["loss", "worth", "estimate", "guardrails"]
 """What must have passed before a version is promoted."""
 
 
-class Step(Part):
+class CanaryStep(Part):
     """A share of the traffic, and the evidence without which it is not raised."""
 
     weight: Annotated[int, Field(ge=1, le=99)]
@@ -52,7 +52,11 @@ class Canary(Part):
     """The candidate's share grows in steps; each waits for its evidence, and all that came before counts."""
 
     kind: Literal["canary"] = "canary"
-    steps: tuple[Step, ...] = (Step(weight=5), Step(weight=25), Step(weight=50))
+    steps: Annotated[tuple[CanaryStep, ...], Field(max_length=20)] = (
+        CanaryStep(weight=5),
+        CanaryStep(weight=25),
+        CanaryStep(weight=50),
+    )
     """In their order; each weight larger than the one before."""
 
     @model_validator(mode="after")
@@ -118,6 +122,15 @@ class Latency(Part):
     """Share of the candidate's answers that may be late."""
 
 
+class Disagreement(Part):
+    """Pairs of scores that are far apart."""
+
+    difference: Annotated[float, Field(gt=0)]
+    """Scores of one request by both versions that differ by more are far apart; in the score's unit."""
+    share: Share = 0.05
+    """Share of the pairs that may be."""
+
+
 class Analysis(Part):
     """By what a candidate is judged. Every test may be looked at at any time."""
 
@@ -134,8 +147,12 @@ class Analysis(Part):
     """The smallest difference worth finding, in the same unit; by default a twentieth of the champion's loss."""
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     """Probability of finding it before it is given up as inconclusive."""
+    labels_within: Duration = Field(default="1d", validate_default=True)
+    """A prediction is judged so long after it was asked for, by the labels that are known then; later ones count as
+    missing."""
     block: Duration = Field(default="10m", validate_default=True, ge=timedelta(seconds=1))
-    """Requests of a stretch of time are one observation: they may depend on each other."""
+    """In a shadow, where no draw tells versions apart, the pairs of such a stretch of time are one observation: they
+    may depend on each other."""
     errors: Errors | None = Errors()
     """Guardrail; none if null."""
     latency: Latency | None = Latency()
@@ -143,8 +160,8 @@ class Analysis(Part):
     shift: Annotated[float, Field(gt=0, le=1)] | None = 0.5
     """Largest distance of the candidate's scores from the champion's, as the largest difference of their distribution
     functions; null: any."""
-    disagreement: Annotated[float, Field(gt=0, le=1)] | None = None
-    """In a shadow: largest mean difference of paired scores that is accepted."""
+    disagreement: Disagreement | None = None
+    """In a shadow: guardrail; none if null."""
 
 
 class Rollout(Part):
@@ -194,7 +211,7 @@ class RolloutSpec(Part):
             raise ValueError(f"`candidates` must name each version once, found {list(self.candidates)}")
         kind = self.rollout.strategy.kind if self.rollout else None
         if len(self.candidates) > 1 and kind not in (None, "bandit"):
-            raise ValueError(f"`candidates` must be one for {kind}, found {list(self.candidates)}")
+            raise ValueError(f"`candidates` must be one but for a bandit, found {list(self.candidates)} for {kind}")
         return self
 
 
@@ -223,7 +240,9 @@ class Condition(Part):
     """As Kubernetes has them."""
 
     type: Literal["Ready", "Progressing", "Paused", "Degraded"]
+    """What it says."""
     status: Literal["True", "False", "Unknown"]
+    """Whether that is so."""
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
     """One word in CamelCase."""
     message: str = ""
@@ -245,6 +264,8 @@ class RolloutStatus(Part):
     """The version that served when it began, and that an abort returns to; null: none did."""
     weights: Mapping[str, Percent] = {}
     """Percent of the traffic by version; they sum to 100."""
+    split: str = ""
+    """The same for people: "v3 75 / v4 25"."""
     mirror: PositiveInt | None = None
     """The version that gets copies of requests."""
     mirror_percent: Percent = 0
@@ -271,3 +292,34 @@ class RolloutStatus(Part):
     """For `kubectl wait`."""
     observed_generation: int = 0
     """The `metadata.generation` that the status is of."""
+
+
+class RolloutMetadata(Part):
+    """Which attempt it is."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Name of the attempt, such as the model's with the version and a few letters."""
+    labels: Mapping[str, str] = {}
+    """Kubernetes labels."""
+    annotations: Mapping[str, str] = {}
+    """Kubernetes annotations."""
+
+
+class ModelRollout(Part):
+    """One attempt to put a new version into service: a Job to a CronJob. All of them are the history of what served."""
+
+    api_version: Literal["evergrow.dev/v1alpha1"]
+    """Version of this document's format."""
+    kind: Literal["ModelRollout"]
+    """Always ModelRollout."""
+    metadata: RolloutMetadata
+    """Which attempt it is."""
+    spec: RolloutSpec
+    """It cannot be changed: another attempt is another ModelRollout."""
+    status: RolloutStatus = RolloutStatus()
+    """What has become of it."""
+
+    @property
+    def name(self) -> str:
+        """The attempt's name."""
+        return self.metadata.name

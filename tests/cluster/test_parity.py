@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from datetime import date
 from pathlib import Path
 
@@ -21,7 +22,20 @@ from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.learning.bundle import bundle_digest
 from evergrow.monitoring.watch import Watch
 from models.arrival_delay.demo import _sendable, free_port, wait_until_ready
-from tests.cluster.conftest import AS_OF, DEV, MODEL, NAME, ROOT, Dev, Here, command, eventually, evergrow, post
+from tests.cluster.conftest import (
+    AS_OF,
+    DEV,
+    MODEL,
+    NAME,
+    ROOT,
+    SERVICE,
+    Dev,
+    Here,
+    command,
+    eventually,
+    evergrow,
+    post,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -218,3 +232,24 @@ def test_what_was_answered_there_is_watched_there_and_its_features_are_what_trai
     skew = {one.subject: one.verdict for one in seen.observations if one.kind == "skew"}
     assert {verdict.outcome for verdict in skew.values()} == {"pass"}, skew
     assert dev.store().read(f"reports/{NAME}/watch=2013-10-02T000000Z/report.html") is not None
+
+
+def test_the_page_that_watches_shows_on_the_cluster_what_monitoring_saw(dev: Dev):
+    """After the look above. This machine reaches Services; a user forwards a port."""
+    found = dev.kubernetes.get(SERVICE, "evergrow-watch")
+    assert found is not None
+    page = f"http://{found['spec']['clusterIP']}:{found['spec']['ports'][0]['port']}"
+
+    def shown() -> str:
+        with urllib.request.urlopen(f"{page}/models/{NAME}", timeout=10) as answer:
+            read: str = answer.read().decode()
+        return read if "2013-10-02 00:00 UTC" in read else ""
+
+    told = eventually(shown, 60)
+    assert "Not all could be read" not in told
+    assert "version 1" in told
+    for stored in ("watch=2013-10-02T000000Z/report.html", "version=1/report.html", "version=1/card.html"):
+        with urllib.request.urlopen(f"{page}/reports/{NAME}/{stored}", timeout=10) as answer:
+            assert answer.status == 200, stored
+    with urllib.request.urlopen(f"{page}/metrics", timeout=10) as answer:
+        assert f'evergrow_monitoring_last_success_timestamp_seconds{{model="{NAME}"}}' in answer.read().decode()

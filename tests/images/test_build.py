@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components import build as build_module
-from components.build import COMMAND, IMAGES, TOOLS, main, revision
+from components.build import COMMAND, IMAGES, ON_REQUEST, TOOLS, main, revision
 from tests.unit.integrations.builders import make_bundle
 
 # Writes its command line down, and the ID or the lock that it is asked for; ends with the code that a file names.
@@ -100,6 +100,25 @@ def test_every_image_is_built_from_its_dockerfile_and_told_its_version_and_revis
         assert not any(word.startswith("PYTHON_IMAGE=") for word in line)
     server = builds["evergrow/server-python:0.1.0"]
     assert server[server.index("--target") + 1] == "server"
+
+
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_what_few_need_is_built_by_its_name_alone(name, machine):
+    machine.install("docker")
+    image = ON_REQUEST[name]
+    assert main([]) == 0
+    assert not any(known.startswith(f"{image.name}:") for known in machine.builds())
+    assert main([name, "--tag", "2"]) == 0
+    line = machine.builds()[f"{image.name}:2"]
+    assert line[line.index("--target") + 1] == image.target
+    assert line[line.index("-f") + 1] == "components/Dockerfile"
+
+
+def test_the_help_tells_what_is_built_on_request(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "steps, server, mlflow, feast (default: all of these); on request steps-drift, steps-drift-alibi" in said
 
 
 def test_standard_output_holds_a_line_an_image_and_nothing_that_the_tool_says(machine, capfd):
@@ -231,7 +250,7 @@ def test_a_failed_build_ends_the_command_and_is_no_success(machine, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stpes"], "IMAGE must be one of steps, server, mlflow, feast, found 'stpes'"),
+        (["stpes"], "IMAGE must be one of steps, server, mlflow, feast, steps-drift, steps-drift-alibi, found 'stpes'"),
         (["steps", "--build-arg", "EXTRA"], "must be KEY=VALUE, found 'EXTRA'"),
         (["steps", "--build-arg", "=x"], "must be KEY=VALUE, found '=x'"),
         (["steps", "--load", "k3s"], "invalid choice: 'k3s'"),

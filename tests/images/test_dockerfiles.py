@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from components.build import IMAGES
+from components.build import ALL, IMAGES, ON_REQUEST
 from tests.images.dockerfiles import DOCKERFILES, LABELS, ROOT, lines, stages, violations
 
 GOOD = """
@@ -83,10 +83,38 @@ def test_each_image_has_its_dockerfile_and_each_dockerfile_its_image():
     assert sorted(image.dockerfile for image in IMAGES.values()) == [name(path) for path in DOCKERFILES]
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", ALL)
 def test_the_stage_that_is_built_is_there(image):
-    found = stages((ROOT / IMAGES[image].dockerfile).read_text())
-    assert IMAGES[image].target in [stage.name for stage in found] or not IMAGES[image].target
+    found = stages((ROOT / ALL[image].dockerfile).read_text())
+    assert ALL[image].target in [stage.name for stage in found] or not ALL[image].target
+
+
+@pytest.mark.parametrize("image", ON_REQUEST)
+def test_an_image_on_request_keeps_every_rule_too_and_says_what_it_is(image):
+    text = (ROOT / ON_REQUEST[image].dockerfile).read_text()
+    of_image = text[: text.index("\nFROM", text.index(f" AS {ON_REQUEST[image].target}\n"))]
+    title = stages(of_image)[-1].last("LABEL")
+    assert violations(of_image) == []
+    assert "drift tools" in title
+    assert ("Alibi" in title) == ("alibi" in image)
+
+
+def test_steps_have_other_drift_tools_on_request_alone():
+    found = {stage.name: stage for stage in stages((ROOT / "components/Dockerfile").read_text())}
+    assert list(found)[-1] == ""
+    assert found[""].base == "steps"
+    of = {name: " ".join(argument for _, argument in stage.instructions) for name, stage in found.items()}
+    assert not re.search("drift|alibi", of[""])
+    assert "/opt/drift" in of["drift"]
+    assert "alibi" not in of["drift"]
+
+
+def test_the_environment_of_alibi_detect_is_beside_the_steps_and_not_in_it():
+    image = next(s for s in stages((ROOT / "components/Dockerfile").read_text()) if s.name == "drift-alibi")
+    variables = dict(pair.split("=", 1) for k, a in image.instructions if k == "ENV" for pair in a.split())
+    assert variables["EVERGROW_ALIBI_DETECT_PYTHON"] == "/opt/alibi/bin/python"
+    assert variables["PYTHONPATH"] == "/app:/opt/drift"
+    assert "alibi" not in variables["PATH"]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=name)
@@ -172,7 +200,7 @@ def test_the_package_holds_every_file_of_the_code_that_is_no_recipe():
 
 # -- requirements --------------------------------------------------------------------------------------------------
 
-LOCKS = ("mlflow", "feast", "examples", "build")
+LOCKS = ("mlflow", "feast", "examples", "build", "drift_tools")
 
 
 def pins(set_name):
@@ -205,6 +233,13 @@ def test_make_lock_writes_every_lock_that_an_image_is_built_from(lock):
     assert (
         f"requirements/{lock}.in -c requirements/dev.txt -o requirements/{lock}.txt" in (ROOT / "Makefile").read_text()
     )
+
+
+def test_what_the_steps_have_is_of_one_version_with_and_without_drift_tools():
+    """It is left out of what is added, by the names of its files."""
+    steps, tools = pins("steps"), pins("drift_tools")
+    assert {"numpy", "pandas", "scikit-learn"} <= set(steps) & set(tools)
+    assert {package for package in steps if package in tools and tools[package] != steps[package]} == set()
 
 
 @pytest.mark.parametrize("lock", ["steps", "server", "mlflow", "feast"])

@@ -71,6 +71,25 @@ def test_performance_is_that_of_the_labels_which_were_known(quiet) -> None:
     assert quiet.value["numbers"]["log_loss"] > 0
 
 
+def test_what_it_is_worth_and_what_it_costs_are_told_in_money(served: World, quiet) -> None:
+    seen = watch(quiet)
+    spent = sorted(p.name.rpartition("-")[0] for p in (served.environment.home / "spending/toy-demand").rglob("*.json"))
+    training = next(one for one in seen.ran if one.purpose == "training")
+
+    assert seen.currency == "EUR"
+    assert [day.server_hours for day in seen.served] == [24] * 24
+    assert all(day.cost == pytest.approx(24 * 0.05) for day in seen.served)
+    assert len(seen.worth) == sum(day.state == "matured" for day in seen.labels)
+    # What trained the model ran in the world that this one is a copy of.
+    assert spent.count("train") == spent.count("evaluate") == 1
+    assert training.steps == 5
+    assert 0 < training.cpu_hours < 0.1
+    assert training.cost == pytest.approx(training.cpu_hours * 0.04)
+    page = Path(quiet.value["report"]).read_text()
+    assert "worth by day in EUR" in page
+    assert "serving cost" in page
+
+
 def test_the_report_is_a_page_that_says_what_was_decided(quiet) -> None:
     page = Path(quiet.value["report"]).read_text()
 

@@ -107,3 +107,14 @@ def test_promoting_the_champion_again_changes_nothing(registry: Any, tmp_path: P
 def test_a_champion_judged_again_stays_champion_and_is_no_challenger(registry: Any, tmp_path: Path) -> None:
     registry.promote(register(registry, tmp_path), "beat the prior", AS_OF)
     assert register(registry, tmp_path, outcome="inconclusive").aliases == ("champion",)
+
+
+def test_a_versions_card_is_kept_whole_and_one_without_has_none(registry: Any, tmp_path: Path) -> None:
+    card = "# Bikes\n\n" + "What it is for. " * 1000
+    bundle = make_bundle(tmp_path / "bundle", 5, "bikes")
+    judged = make_report(bundle)
+    described = registry.register(bundle, judged, make_evaluation(tmp_path / "evaluation", judged), {}, card)
+    without = register(registry, tmp_path, seed=6)
+
+    assert registry.card(described) == card
+    assert registry.card(without) == ""

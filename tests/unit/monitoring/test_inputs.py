@@ -7,6 +7,7 @@ import pytest
 
 from evergrow.monitoring.days import Day
 from evergrow.monitoring.inputs import observe_day
+from evergrow.spec import parse
 from tests.unit.monitoring.builders import DAY, START, outcomes
 from tests.unit.monitoring.test_days import baseline, segment
 from tests.unit.monitoring.test_outcomes import document
@@ -126,3 +127,20 @@ def test_more_accepted_false_alarms_make_a_weaker_sign_enough():
 
 def test_the_window_is_the_day():
     assert {(o.since, o.until) for o in observe([answers(1)])} == {(START, START + timedelta(days=1))}
+
+
+@pytest.mark.parametrize("how", ["hashed", "leftOut"])
+def test_what_the_log_may_not_have_is_no_broken_data(how):
+    """A feature that is hashed in the log has categories nobody saw, and one that is left out is missing."""
+    dumped = document().dump()
+    dumped["spec"]["serving"]["log"][how] = ["carrier"]
+    model = parse(dumped)
+
+    def as_logged(rows):
+        return rows.assign(carrier=[f"hash-{i}" for i in range(len(rows))] if how == "hashed" else None)
+
+    assert ("categories" if how == "hashed" else "nulls", "carrier") in failed(observe([answers(1, as_logged)]))
+    found = observe([answers(1, as_logged)], model=model)
+    assert failed(found, alarms_only=True) == set()
+    assert "carrier" not in {one.subject for one in found}
+    assert "wind" in {one.subject for one in found}

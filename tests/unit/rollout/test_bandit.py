@@ -1,13 +1,14 @@
-"""A bandit's shares: what is known decides them, every version keeps its floor, and what is not known is shared evenly."""
+"""A bandit's shares follow what is known, every version keeps its floor, and what is not known is shared evenly."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from evergrow.rollout.bandit import Arm, best, best_of, shares
+from evergrow.rollout.bandit import Arm, arms_of, best, best_of, shares
 from evergrow.spec.rollout import Bandit
 
 RULE = Bandit(floor=5, confidence=0.95, requests=100)
@@ -60,3 +61,32 @@ def test_shares_are_whole_and_nobody_is_below_the_floor(known):
 @given(arms)
 def test_the_same_evidence_gives_the_same_shares(known):
     assert shares(RULE, known) == shares(RULE, dict(reversed(known.items())))
+
+
+def test_a_versions_value_is_what_it_would_have_earned_had_it_answered_everyone():
+    """Version 4 had most of the traffic when times were bad; its plain mean is the lower one, its value the higher."""
+    random = np.random.default_rng(0)
+    good = np.arange(20_000) < 10_000
+    share = np.where(good, 0.2, 0.8)
+    ours = random.random(20_000) < share
+    reward = np.where(good, 1.0, 0.0) + 0.1 * ours + random.normal(0, 0.3, 20_000)
+    blocks = np.arange(20_000) // 500
+    split = {3: ~ours, 4: ours}
+    drawn = {3: 1 - share[~ours], 4: share[ours]}
+    arms = arms_of({v: reward[m] for v, m in split.items()}, drawn, {v: blocks[m] for v, m in split.items()})
+
+    assert reward[ours].mean() < reward[~ours].mean()
+    assert arms[4].mean - arms[3].mean == pytest.approx(0.1, abs=0.03)
+    assert arms[3].requests == (~ours).sum()
+
+
+def test_the_error_of_a_value_is_how_much_it_varies():
+    values, errors = [], []
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        rewards = random.normal(0, 1, 400) + np.repeat(random.normal(0, 1, 40), 10)
+        (arm,) = arms_of({3: rewards}, {3: np.full(400, 0.5)}, {3: np.arange(400) // 10}).values()
+        values.append(arm.mean)
+        errors.append(arm.error)
+
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)

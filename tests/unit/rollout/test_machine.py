@@ -17,18 +17,20 @@ from evergrow.spec.rollout import (
     Bandit,
     BlueGreen,
     Canary,
+    CanaryStep,
     Finding,
     Rollout,
     RolloutSpec,
     Shadow,
     Single,
-    Step,
 )
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SPEC = RolloutSpec(model="bikes", candidates=(4,))
-CANARY = Canary(steps=(Step(weight=10, requests=100, duration="10m"), Step(weight=50, requests=200, duration="10m")))
+CANARY = Canary(
+    steps=(CanaryStep(weight=10, requests=100, duration="10m"), CanaryStep(weight=50, requests=200, duration="10m"))
+)
 READY = {3: 1, 4: 1}
 
 

@@ -75,6 +75,16 @@ def test_slices_are_those_of_the_evaluation_unless_monitoring_has_its_own():
     assert parse(document).spec.monitoring.slices_of(parse(document).spec.evaluation) == ()
 
 
+def test_other_drift_tools_are_known_ones_each_named_once():
+    document = changed("spec.monitoring.driftTools", ["whylogs", "evidently"])
+    assert parse(document).spec.monitoring.drift_tools == ("whylogs", "evidently")
+    assert parse(DOCUMENT).spec.monitoring.drift_tools == ()
+    with pytest.raises(SpecError, match=r"spec.monitoring: `driftTools` must name each tool once, found 'evidently'"):
+        parse(changed("spec.monitoring.driftTools", ["evidently", "whylogs", "evidently"]))
+    with pytest.raises(SpecError, match=r"spec.monitoring.driftTools\[0\].*found 'deepchecks'"):
+        parse(changed("spec.monitoring.driftTools", ["deepchecks"]))
+
+
 def test_a_document_cannot_be_changed_after_reading():
     with pytest.raises(Exception, match="frozen"):
         parse(DOCUMENT).spec.task = "regression"

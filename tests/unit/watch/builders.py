@@ -11,7 +11,7 @@ from evergrow.integrations.object_store import ObjectStore
 from evergrow.integrations.seen import Reader
 from evergrow.integrations.watch_store import WatchStore
 from evergrow.monitoring.timeline import Look
-from evergrow.monitoring.watch import DayTraffic, LabelState, Performance, Watch, decide
+from evergrow.monitoring.watch import DayTraffic, Earned, LabelState, Performance, Ran, Served, Watch, decide
 from tests.unit.pages import builders as pages
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -82,7 +82,10 @@ def watch(day, observations=(), model=MODEL, versions=(1,), first=0):
         coverage=0.96, delays=(2.0, 5.0, 9.0),
         traffic=tuple(DayTraffic(day=d, version=v, rows=100 * v + d.day) for d, v in split),
         labels=tuple(LabelState(day=d, rows=100, labelled=96, corrected=0, state="matured") for d in days),
-        performance=(*realised, *estimated), slices=(), worst=(), observations=tuple(observations),
+        performance=(*realised, *estimated), slices=(), worst=(), currency="EUR",
+        worth=tuple(Earned(day=d, rows=100, worth=1500 + 9 * d.day, low=1400, high=1800, without=-200) for d in days),
+        served=tuple(Served(day=d, server_hours=24, cost=1.2) for d in days),
+        ran=(Ran(purpose="training", steps=5, cpu_hours=0.4, cost=0.08),), observations=tuple(observations),
     )  # fmt: skip
 
 
@@ -95,6 +98,9 @@ class Registered:
     def versions(self, model=None):
         self.reads += 1
         return [v for v in self.known if model in (None, v.model)]
+
+    def card(self, version):
+        return f"# Card\n\nof version {version.version}\n"
 
     def evaluation(self, version, to):
         return shutil.copytree(self.folder, to, dirs_exist_ok=True)

@@ -93,6 +93,13 @@ def test_alarms_that_stand_are_told_with_their_reasons_and_since_when(tmp_path):
     assert "So since 2024-03-05 00:00 UTC" in read
 
 
+def test_worth_its_trend_and_what_it_costs_are_told(world):
+    said = client(world).get(f"/models/{MODEL}").text
+
+    for part in ("worth by day in EUR", "serving cost", "per 1,000 predictions", "CPU hours", "training"):
+        assert part in said
+
+
 def test_a_state_that_may_be_older_than_what_was_read_is_said_to_be(tmp_path):
     built = World(tmp_path / "home")
     for day in range(LOOKS + 2):
@@ -182,6 +189,7 @@ def test_stored_reports_are_shown_and_nothing_in_them_may_run(world):
         "as_of=2024-03-01T000000Z/report.html": "how it was trained",
         "as_of=2024-03-01T000000Z/exploration.html": "the data",
         "version=2/report.html": "how it was judged",
+        "version=2/card.html": "of version 2",
     }.items():
         answer = client(world).get(f"/reports/{MODEL}/{path}")
         assert (answer.status_code, content in answer.text) == (200, True), path
@@ -213,6 +221,8 @@ def test_every_link_of_a_page_leads_somewhere(world):
         "/reports/bikes/as_of=2024-03-01T000000Z/report.html",
         "/reports/delays/version=99/report.html",
         "/reports/delays/version=2/report.json",
+        "/reports/delays/version=99/card.html",
+        "/reports/delays/version=2/card.md",
         "/reports/delays/version=02/report.html",
         "/reports/delays/version=2/..%2freport.html",
         "/models/delays/..",
