@@ -48,7 +48,10 @@ def moves(strategy: Bandit, analysis: Analysis) -> tuple[Move, ...]:
 
 
 def arms_of(
-    rewards: Mapping[int, Floats], propensities: Mapping[int, Floats], blocks: Mapping[int, NDArray[np.intp]]
+    rewards: Mapping[int, Floats],
+    propensities: Mapping[int, Floats],
+    blocks: Mapping[int, NDArray[np.intp]],
+    ages: Mapping[int, Floats] | None = None,
 ) -> dict[int, Arm]:
     """What is known of each version by its labelled requests.
 
@@ -61,8 +64,10 @@ def arms_of(
         rewards: of each version's labelled requests, [n].
         propensities: with which they were drawn, in (0, 1], [n].
         blocks: number of the stretch of time of each, [n].
+        ages: of each, in half-lives: evidence so old counts half; all alike if None.
     """
-    return {version: _arm(rewards[version], 1 / propensities[version], blocks[version]) for version in rewards}
+    kept = {v: 1.0 if ages is None else np.exp2(-ages[v]) for v in rewards}
+    return {v: _arm(rewards[v], kept[v] / propensities[v], blocks[v]) for v in rewards}
 
 
 def _arm(rewards: Floats, weights: Floats, blocks: NDArray[np.intp]) -> Arm:
