@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from benchmarks.measure import Skipped
 from evergrow.errors import ClusterError
 from evergrow.integrations.environments import namespace_of, read_environment
-from evergrow.integrations.kserve import PORT, condition, host
+from evergrow.integrations.gateway import PORT, host
+from evergrow.integrations.kserve import condition
 from evergrow.integrations.kubernetes import CONFIG_MAP, HTTP_ROUTE, INFERENCE_SERVICE, POD, Kind, Kubernetes, Object
 from evergrow.spec.environment import EnvironmentSpec
 

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.measure import Result, Skipped
 from benchmarks.on_cluster import BODY, MODEL, PATH, Installed, until
 from benchmarks.on_cluster_load import Report, under_load
-from evergrow.integrations.kserve import route
+from evergrow.contracts import Route
+from evergrow.integrations.gateway import http_route
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Kind, Object
 
 RATE = 200.0
@@ -149,7 +150,8 @@ class Rollout:
         self._send_to(self.second)
 
     def _send_to(self, service: str) -> None:
-        self.installed.kubernetes.apply(HTTP_ROUTE, route(self.installed.place, MODEL, service))
+        route = Route(model=MODEL, weights={1: 100})
+        self.installed.kubernetes.apply(HTTP_ROUTE, http_route(self.installed.place, route, {1: service}))
 
     def _remove(self) -> None:
         self.installed.kubernetes.delete(INFERENCE_SERVICE, self.second)

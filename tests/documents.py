@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -251,80 +253,99 @@ WRONG_TYPES: tuple[tuple[Document, str], ...] = (
 
 # -- changes -----------------------------------------------------------------------------------------------------------
 
-_INTEGERS = (-1, 0, 1, 2, 5, 49, 50, 51, 99, 100, 101, 500, 501, 60_000, 2**32 - 1, 2**32)
-_NUMBERS = (-1.5, 0.0, 0.001, 0.05, 0.2, 0.3, 0.5, 0.95, 1.0, 1.5, 4.0, 5.0)
+_INTEGERS = (-1, 0, 1, 2, 5, 8, 49, 50, 51, 99, 100, 101, 500, 501, 60_000, 60_001, 2**32 - 1, 2**32)
+_NUMBERS = (-1.5, 0.0, 0.001, 0.05, 0.2, 0.21, 0.3, 0.5, 0.95, 1.0, 1.5, 4.0, 4.5)
+_LENGTHS = ("", "0s", "1s", "59s", "60s", "0d59s", "0m61s", "1m", "0h", "1d", "0d", "2h1d", "1234567d", "1d ", "1 d")
 _WORDS = (
-    "", "0s", "1s", "59s", "60s", "0d59s", "0m61s", "1m", "0h", "1h", "1d", "0d", "1d2h", "2h1d", "1234567d", "1d ",
-    "log_loss", "brier", "roc_auc", "mae", "squared_error", "rmse", "guest", "card", "loss", "true_positive_rate",
-    "regression", "binary-classification", "none", "sigmoid", "all", "sliding", *STRATEGIES, "pause", "abort", "EUR",
-    "euro", "a.b:c", "a.b", "Tips", "tips-", "evidently", "whylogs", "x" * 254, "é",
+    "", "log_loss", "brier", "roc_auc", "mae", "squared_error", "rmse", "guest", "card", "loss", "true_positive_rate",
+    "regression", "binary-classification", "none", "sigmoid", "all", "sliding", *STRATEGIES, "pause", "abort", "euro",
+    "a.b:c", "a.b", "Tips", "tips-", "evidently", "whylogs", "x" * 51, "x" * 254, "é",
 )  # fmt: skip
 # Keys that some parts have, so that a part may get one of another.
 _FIELDS: Document = {
     "kind": "canary", "steps": [{"weight": 3}], "share": 5, "requests": 7, "duration": "1h", "weight": 3, "floor": 4,
-    "every": "1m", "length": "3d", "atLeast": 0.5, "atMost": 0.5, "perUnitOfError": 2.0, "log": True,
-    "integer": False, "metric": "brier", "calibration": "none", "errors": None, "latency": None, "effect": None,
-    "unknown": 1,
+    "every": "1m", "watch": "1h", "length": "3d", "atLeast": 0.5, "atMost": 0.5, "perUnitOfError": 2.0, "log": True,
+    "errors": None, "effect": None, "unknown": 1,
 }  # fmt: skip
 
 
 def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values, but for those within a map that may hold anything."""
     yield path
-    if isinstance(node, dict) and path[-1:] not in (("options",), ("parameters",)):
-        for key, value in node.items():
+    inner: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if path[-1:] not in (("options",), ("parameters",)):
+        for key, value in inner:
             yield from _places(value, (*path, key))
-    if isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _places(value, (*path, i))
 
 
-def _another(draw: st.DrawFn, value: Any) -> Any:
-    """A value of the same JSON type."""
+def _others(value: Any) -> Sequence[Any]:
+    """Other values of the same JSON type."""
     if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return draw(st.sampled_from(_INTEGERS if isinstance(value, int) else _NUMBERS))
+        return [not value]
+    if isinstance(value, int):
+        return _INTEGERS
+    if isinstance(value, float):
+        return _NUMBERS
     if isinstance(value, str):
-        return draw(st.sampled_from(_WORDS))
+        return _LENGTHS if re.fullmatch(r"(\d+[dhms])+", value) else _WORDS
     if isinstance(value, list):
-        return draw(st.sampled_from([[], value[::-1], value * 2, value[1:], value * 60]))
+        return [[], value[::-1], value * 2, value[1:], value * 60]
     if isinstance(value, dict):
-        key = draw(st.sampled_from(sorted(_FIELDS)))
-        return {**value, key: copy.deepcopy(_FIELDS[key])}
-    return value
+        added = [{**value, key: copy.deepcopy(given)} for key, given in _FIELDS.items()]
+        return [*added, *({k: v for k, v in value.items() if k != key} for key in value)]
+    return [value]
+
+
+def _with(document: Document, path: tuple[Any, ...], value: Any) -> Document:
+    made = copy.deepcopy(document)
+    *parents, last = ("spec", *path)
+    node = made
+    for key in parents:
+        node = node[key]
+    node[last] = copy.deepcopy(value)
+    return made
+
+
+def _at(document: Document, path: tuple[Any, ...]) -> Any:
+    node = document["spec"]
+    for key in path:
+        node = node[key]
+    return node
+
+
+def all_changes(documents: Sequence[Document]) -> list[Document]:
+    """Each of the documents with each single change, where no other document has the same change in the same place."""
+    found = {}
+    for document in documents:
+        for path in _places(document["spec"]):
+            # Where the same change means another thing: in another task, or in another strategy.
+            task = document["spec"].get("task") if path[:1] in (("evaluation",), ("monitoring",)) else None
+            strategy = _at(document, path[:2]) if path[1:2] == ("strategy",) else None
+            place = [document["kind"], task, strategy, *(key for key in path if isinstance(key, str))]
+            for value in _others(_at(document, path)):
+                found.setdefault(json.dumps([place, value]), _with(document, path, value))
+    return list(found.values())
 
 
 @st.composite
-def changed(draw: st.DrawFn, documents: tuple[Document, ...]) -> Document:
-    """One of the documents with one or two changes that keep values' types: another value, one key more or less."""
-    document = copy.deepcopy(draw(st.sampled_from(documents)))
-    for _ in range(draw(st.integers(1, 2))):
-        places = [path for path in _places(document["spec"]) if path]
-        *parents, last = draw(st.sampled_from(places or [()])) or ("model",)
-        node = document["spec"]
-        for key in parents:
-            node = node[key]
-        if isinstance(node, dict) and draw(st.integers(0, 3)) == 0:
-            node.pop(last, None)
-        else:
-            node[last] = _another(draw, node.get(last) if isinstance(node, dict) else node[last])
+def changed(draw: st.DrawFn, documents: Sequence[Document]) -> Document:
+    """One of the documents with one to three changes that keep values' types: another value, a key more or less."""
+    document = draw(st.sampled_from(documents))
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(list(_places(document["spec"]))))
+        document = _with(document, path, draw(st.sampled_from(_others(_at(document, path)))))
     return document
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.floats(-1e6, 1e6) | st.text("ab1dhms:._", max_size=5),
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 100) | st.floats(-1, 9) | st.sampled_from(["5", "1h", "true", "x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(_FIELDS)), inner, max_size=3),
-    max_leaves=6,
+    max_leaves=4,
 )
 
 
 @st.composite
-def garbled(draw: st.DrawFn, documents: tuple[Document, ...]) -> Document:
+def garbled(draw: st.DrawFn, documents: Sequence[Document]) -> Document:
     """One of the documents with anything at all in one place."""
-    document = copy.deepcopy(draw(st.sampled_from(documents)))
-    *parents, last = draw(st.sampled_from([path for path in _places(document["spec"]) if path]))
-    node = document["spec"]
-    for key in parents:
-        node = node[key]
-    node[last] = draw(JSON)
-    return document
+    document = draw(st.sampled_from(documents))
+    return _with(document, draw(st.sampled_from(list(_places(document["spec"])))), draw(_ANYTHING))

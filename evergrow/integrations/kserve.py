@@ -9,9 +9,10 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from evergrow.contracts import ModelVersion
+from evergrow.contracts import ModelVersion, Route
 from evergrow.environment import Environment
 from evergrow.errors import ServingError
+from evergrow.integrations.gateway import GatewayTraffic, host
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Kubernetes, Object
 from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL, VERSION
 from evergrow.integrations.object_store import ObjectStore
@@ -26,8 +27,6 @@ GRACE_SECONDS = 40
 # Of "<service>-predictor-<namespace>", which KServe makes a host name's first label of.
 LONGEST_NAME = 63
 POLL_SECONDS = 1.0
-# KServe's Service of a predictor.
-PORT = 80
 
 
 LOG_SHARE = 0.9
@@ -53,6 +52,7 @@ class KServeServing:
     ) -> None:
         self.place, self.model = place, model
         self.kubernetes, self.store = kubernetes, store
+        self.traffic = GatewayTraffic(place, kubernetes)
         self.local = LocalServing(environment.serving(model.name), model, plan)
 
     def prepare(self, version: ModelVersion, bundle: Path) -> str:
@@ -73,7 +73,8 @@ class KServeServing:
         """Send the model's callers to `version`; returns its URL. Older versions than are kept go."""
         name = self.prepare(version, bundle)
         before = self._routed()
-        self.kubernetes.apply(HTTP_ROUTE, route(self.place, self.model.name, name))
+        here = version.version
+        self.traffic.apply(Route(model=self.model.name, weights={here: 100}, warm=(here,)))
         self._prune({name, *before})
         return f"http://{host(self.place, self.model.name)}"
 
@@ -213,24 +214,6 @@ def _predictor(serving: Serving, url: str) -> dict[str, Any]:
             "resources": serving.resources.manifest(),
         },
     }
-
-
-def route(place: EnvironmentSpec, model: str, service: str) -> dict[str, Any]:
-    """The HTTPRoute of a model, all of whose requests go to one InferenceService."""
-    gateway = place.execution.serving.gateway
-    return {
-        "metadata": {"name": model, "labels": {**MANAGED_BY, MODEL: model, ENVIRONMENT: place.name}},
-        "spec": {
-            "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
-            "hostnames": [host(place, model)],
-            "rules": [{"backendRefs": [{"name": f"{service}-predictor", "port": PORT, "weight": 100}]}],
-        },
-    }
-
-
-def host(place: EnvironmentSpec, model: str) -> str:
-    """The name that a model's callers use."""
-    return f"{model}.{place.execution.namespace}.{place.execution.serving.gateway.domain}"
 
 
 def condition(found: Object, name: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +18,11 @@ from evergrow.contracts import (
     EVENT_TIMESTAMP,
     EvaluationReport,
     ModelVersion,
+    Route,
     TrainedModel,
     digest,
 )
-from evergrow.errors import FeatureStoreError, RegistryError
+from evergrow.errors import FeatureStoreError, RegistryError, ServingError
 from evergrow.learning.bundle import bundle_digest
 
 
@@ -213,3 +214,23 @@ class MemoryFeatureStore:
 
 def _with_none(column: pd.Series) -> list[Any]:
     return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
+
+
+class MemoryTraffic:
+    """`evergrow.ports.Traffic` that remembers: what was applied, in order."""
+
+    def __init__(self, backends: Iterable[int]) -> None:
+        self.backends = set(backends)
+        self.applied: list[Route] = []
+
+    def apply(self, route: Route) -> None:
+        """Make it so; again changes nothing."""
+        reached = {v for v, weight in route.weights.items() if weight > 0} | {*route.warm}
+        if missing := sorted((reached | ({route.mirror} if route.mirror else set())) - self.backends):
+            raise ServingError(f"{route.model}: version {missing[0]} of the route has no server")
+        if self.read(route.model) != route:
+            self.applied.append(route)
+
+    def read(self, model: str) -> Route | None:
+        """The route that is in force."""
+        return next((route for route in reversed(self.applied) if route.model == model), None)

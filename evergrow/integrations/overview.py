@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from evergrow.errors import ClusterError
 from evergrow.integrations.diagnosis import Problem, problems
-from evergrow.integrations.kserve import condition, host
+from evergrow.integrations.gateway import host
+from evergrow.integrations.kserve import condition
 from evergrow.integrations.kubeflow_schedules import ScheduledRun
 from evergrow.integrations.kubernetes import (
     CRON_JOB,
@@ -115,8 +116,11 @@ def _served(place: EnvironmentSpec, service: Object, shares: Mapping[str, Mappin
 
 
 def _shares(route: Object) -> Mapping[str, int]:
-    """Percent of requests by InferenceService."""
-    backends = [b for rule in route["spec"].get("rules", []) for b in rule.get("backendRefs", [])]
+    """Percent of requests by InferenceService: of those who ask for none by its number."""
+    rules = [
+        rule for rule in route["spec"].get("rules", []) if not any("headers" in m for m in rule.get("matches", []))
+    ]
+    backends = [b for rule in rules for b in rule.get("backendRefs", [])]
     weights = {b["name"].removesuffix("-predictor"): int(b.get("weight", 1)) for b in backends}
     whole = sum(weights.values()) or 1
     return {name: round(100 * weight / whole) for name, weight in weights.items()}

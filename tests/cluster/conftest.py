@@ -23,7 +23,7 @@ import pytest
 
 from benchmarks.on_cluster_load import Report, under_load
 from evergrow.environment import Environment
-from evergrow.integrations.kserve import host
+from evergrow.integrations.gateway import host
 from evergrow.integrations.kubernetes import CONFIG_MAP, Kind, Kubernetes
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.spec.environment import EnvironmentSpec

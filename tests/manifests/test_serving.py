@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from evergrow.integrations.kserve import inference_service, route
+from evergrow.contracts import Route
+from evergrow.integrations.gateway import http_route
+from evergrow.integrations.kserve import inference_service
 from evergrow.spec import load
 from evergrow.spec.environment import EnvironmentSpec
 from tests.charts.rendering import CHARTS, render
@@ -105,7 +107,7 @@ def test_the_inference_service_is_the_deploy_steps():
 def test_the_route_is_the_deploy_steps():
     ours, theirs = (
         built("serving/arrival-delay")["HTTPRoute", "arrival-delay"],
-        route(PLACE, MODEL.name, "arrival-delay-v1"),
+        http_route(PLACE, Route(model=MODEL.name, weights={1: 100}, warm=(1,)), {1: "arrival-delay-v1"}),
     )
 
     assert ours["spec"] == theirs["spec"]

@@ -47,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Listening(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
         """A caller that hangs up is no news."""

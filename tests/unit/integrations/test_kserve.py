@@ -9,7 +9,8 @@ from evergrow.contracts import ModelVersion
 from evergrow.environment import Environment
 from evergrow.errors import ServingError
 from evergrow.integrations import kserve
-from evergrow.integrations.kserve import KServeServing, host, reasons
+from evergrow.integrations.gateway import host
+from evergrow.integrations.kserve import KServeServing, reasons
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD
 from evergrow.integrations.object_store import ObjectStore
 from evergrow.spec.environment import EnvironmentSpec
@@ -92,8 +93,9 @@ def version(number: int) -> ModelVersion:
 
 
 def backends(cluster) -> list[str]:
-    (rule,) = cluster.objects["HTTPRoute", document().name]["spec"]["rules"]
-    return [b["name"] for b in rule["backendRefs"]]
+    drawn, *named = cluster.objects["HTTPRoute", document().name]["spec"]["rules"]
+    assert [rule["backendRefs"][0]["name"] for rule in named] == [b["name"] for b in drawn["backendRefs"]]
+    return [b["name"] for b in drawn["backendRefs"]]
 
 
 def test_a_prepared_version_is_ready_and_nothing_points_to_it(serving, cluster, bundle, store):
