@@ -25,11 +25,6 @@ REQUEST_ID, ROUTE, PROPENSITY = "x-request-id", "x-evergrow-route", "x-evergrow-
 TRACEPARENT = "traceparent"
 """Header of the W3C's trace context (2021): version-trace-span-flags. It names a request that has no other name."""
 
-HOST, COPY = "host", "-shadow"
-"""Envoy marks the copies of requests that a Gateway's route mirrors, by what it adds to their host."""
-SHADOW = "shadow"
-"""The arm that copies of requests took: their answers reach nobody."""
-
 _SPAN = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32}-[0-9a-f]{16})-[0-9a-f]{2}")
 
 _PREFIX, _COUNT = secrets.token_hex(10), itertools.count()
@@ -37,13 +32,8 @@ _PREFIX, _COUNT = secrets.token_hex(10), itertools.count()
 
 
 def asked_by(protocol: str, headers: Mapping[str, str]) -> Asked:
-    """A request as its headers say. A propensity that is no probability was set by no route and says nothing.
-
-    A copy by a Gateway has the headers of the request that it is of: what they say of its route is not so.
-    """
+    """A request as its headers say. A propensity that is no probability was set by no route and says nothing."""
     request_id, route = headers.get(REQUEST_ID) or _name(headers), headers.get(ROUTE, "")
-    if headers.get(HOST, "").endswith(COPY):
-        return Asked(request_id, protocol, SHADOW, None)
     return Asked(request_id, protocol, route, _probability(headers[PROPENSITY]) if PROPENSITY in headers else None)
 
 

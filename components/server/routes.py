@@ -16,7 +16,7 @@ import orjson
 
 from components.server import metrics
 from components.server.model import PredictionModel
-from components.server.recording import HOST, PROPENSITY, REQUEST_ID, ROUTE, TRACEPARENT, asked_by
+from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, TRACEPARENT, asked_by
 from components.server.refusal import Refusal
 from components.server.unanswered import log_fault, log_refusal
 from evergrow.prediction_log.records import Asked
@@ -40,7 +40,7 @@ BODY_SECONDS = 5.0
 _PREDICTION = re.compile(r"/v1/models/([^/]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
-_SAYING = frozenset(name.encode() for name in (HOST, REQUEST_ID, ROUTE, PROPENSITY, TRACEPARENT))
+_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY, TRACEPARENT))
 _LONGEST = 128
 """Of a header that says more of a request."""
 

@@ -1,8 +1,8 @@
-"""Gateway API: the HTTPRoute of a model says which of its versions answer, with which probability, and who gets copies.
+"""Gateway API: the HTTPRoute of a model says which of its versions answer, and with which probability.
 
-The gateway alone says which way a request took: what a caller sends in our headers is replaced or taken away. Of copies
-it cannot tell (`HTTPRouteRequestMirrorFilter` changes no headers); Envoy marks them by the suffix `-shadow` of their
-host, which the server reads (`components.server.recording`).
+The gateway alone says which way a request took: what a caller sends in our headers is replaced or taken away. A route
+that mirrors requests (`RequestMirror`) cannot mark the copies, nor does Envoy Gateway: the prediction log would have
+them for answers. Copies are refused here until something else marks them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,17 @@ class GatewayTraffic:
         """Make it so; again changes nothing.
 
         Raises:
-            ServingError: a version of the route has no InferenceService; callers cannot be kept to a version here.
+            ServingError: a version of the route has no InferenceService; callers are to be kept to a version, or
+                requests to be copied, which is not to be had here.
         """
         if route.sticky:
             raise ServingError(
                 f"{route.model}: `rollout.sticky` must be empty on a cluster: Gateway API keeps no caller to a version"
+            )
+        if route.mirror is not None:
+            raise ServingError(
+                f"{route.model}: requests cannot be copied to version {route.mirror} on a cluster: Gateway API marks "
+                "no copies, and the prediction log would have them for answers"
             )
         self.kubernetes.apply(HTTP_ROUTE, http_route(self.place, route, self._services(route.model)))
 
@@ -66,8 +72,7 @@ def http_route(place: EnvironmentSpec, route: Route, services: Mapping[int, str]
         ServingError: a version of the route has none.
     """
     drawn = {version: weight for version, weight in route.weights.items() if weight > 0}
-    mirrored = () if route.mirror is None else (route.mirror,)
-    if missing := sorted({*drawn, *route.warm, *mirrored} - set(services)):
+    if missing := sorted({*drawn, *route.warm} - set(services)):
         raise ServingError(
             f"{route.model}: version {missing[0]} of the route has no InferenceService, found {sorted(services)}"
         )
@@ -81,7 +86,7 @@ def http_route(place: EnvironmentSpec, route: Route, services: Mapping[int, str]
         "spec": {
             "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
             "hostnames": [host(place, route.model)],
-            "rules": [_drawn(route, drawn, services), *(_named(version, services) for version in sorted(route.warm))],
+            "rules": [_drawn(drawn, services), *(_named(version, services) for version in sorted(route.warm))],
         },
     }
 
@@ -91,7 +96,7 @@ def host(place: EnvironmentSpec, model: str) -> str:
     return f"{model}.{place.execution.namespace}.{place.execution.serving.gateway.domain}"
 
 
-def _drawn(route: Route, weights: Mapping[int, int], services: Mapping[int, str]) -> dict[str, Any]:
+def _drawn(weights: Mapping[int, int], services: Mapping[int, str]) -> dict[str, Any]:
     backends = [
         {
             **_backend(services[version]),
@@ -100,10 +105,7 @@ def _drawn(route: Route, weights: Mapping[int, int], services: Mapping[int, str]
         }
         for version, weight in sorted(weights.items())
     ]
-    if route.mirror is None:
-        return {"backendRefs": backends}
-    copied = {"backendRef": _backend(services[route.mirror]), "percent": route.mirror_percent}
-    return {"backendRefs": backends, "filters": [{"type": "RequestMirror", "requestMirror": copied}]}
+    return {"backendRefs": backends}
 
 
 def _named(version: int, services: Mapping[int, str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ Better = Literal["lower", "higher"]
 
 ASSIGNED, PROPENSITY, OUTCOME, UNIT = "assigned", "propensity", "outcome", "unit"
 """Columns of the rows: whether the candidate answered; the probability of that; the loss or the worth, NaN without a
-label; what shares a draw (a request, or an entity while it keeps its version)."""
+label; what shares a draw (a request, or an entity while it keeps its version, which counts in its first block)."""
 PILOT = 6
 """Blocks of a shadow by which bets are planned, and which are not bet on."""
 
@@ -132,14 +132,21 @@ def _blocks(
     outcomes = np.clip(rows[OUTCOME].to_numpy(np.float64), plan.low, plan.high)
     assigned, propensity = rows[ASSIGNED].to_numpy(np.float64), rows[PROPENSITY].to_numpy(np.float64)
     units = pd.factorize(rows[UNIT])[0]
-    total, count = plan.centre * 1.0, 1.0
+    total, count, first = plan.centre * 1.0, 1.0, _first_blocks(units, blocks)
     for block in np.unique(blocks):
-        here = (blocks == block) & ~np.isnan(outcomes)
+        # A draw that is kept from block to block makes the later ones no news.
+        here = (blocks == block) & ~np.isnan(outcomes) & (first[units] == block)
         if not here.any():
             continue
         x = sign * differences(assigned[here], propensity[here], outcomes[here], total / count)
         yield _one_each(x + margin, overlap(propensity[here]), units[here])
         total, count = total + float(outcomes[here].sum()), count + float(here.sum())
+
+
+def _first_blocks(units: NDArray[np.intp], blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The block that each unit was first seen in, [units]."""
+    _, first = np.unique(units, return_index=True)
+    return blocks[first]
 
 
 def _one_each(values: Floats, weights: Floats, units: NDArray[np.intp]) -> tuple[Floats, Floats]:

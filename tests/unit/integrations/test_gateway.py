@@ -50,16 +50,9 @@ def test_a_warm_version_is_asked_for_by_its_number_and_has_no_propensity():
     }
 
 
-def test_copies_go_to_the_shadow_and_only_those_that_are_drawn_are_copied():
-    drawn, named = rules(Route(model="bikes", weights={1: 100}, mirror=2, mirror_percent=30, warm=(1,)))
-
-    assert drawn["filters"] == [
-        {
-            "type": "RequestMirror",
-            "requestMirror": {"backendRef": {"name": "bikes-v2-predictor", "port": 80}, "percent": 30},
-        }
-    ]
-    assert [f["type"] for f in named["filters"]] == ["RequestHeaderModifier"]
+def test_requests_are_not_copied_where_copies_cannot_be_told_and_that_is_said():
+    with pytest.raises(ServingError, match="cannot be copied to version 2 on a cluster: Gateway API marks no copies"):
+        gateway().apply(Route(model="bikes", weights={1: 100}, mirror=2, mirror_percent=30))
 
 
 def test_callers_cannot_be_kept_to_a_version_and_that_is_said():

@@ -101,6 +101,19 @@ def test_equal_candidates_are_promoted_at_most_as_often_as_alpha_whatever_shares
     assert promoted <= 11
 
 
+def test_a_caller_that_keeps_its_version_is_one_draw_however_often_it_comes():
+    """60 callers, each in every block: their losses differ for good, and with the draw so do the versions'."""
+    random, promoted = np.random.default_rng(0), 0
+    for _ in range(60):
+        callers = np.tile(np.arange(60), 100)
+        assigned, size = random.random(60) < 0.5, random.normal(0, 0.3, 60)
+        loss = 0.5 + size[callers] + random.normal(0, 0.1, 6000)
+        rows = pd.DataFrame({ASSIGNED: assigned[callers], PROPENSITY: 0.5, OUTCOME: loss, UNIT: callers})
+        found = by_draws(RULE, PLAN, 4, rows, np.arange(6000) // 60)
+        promoted += found.outcome == "pass"
+    assert promoted <= 8
+
+
 def test_a_test_of_fixed_size_is_silent_until_its_horizon_and_read_once():
     rows, _ = rollout(12_000, 0.05)
     rule = AbTest(weight=50, requests=6000)

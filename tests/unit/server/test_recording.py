@@ -61,18 +61,6 @@ def test_each_protocols_answers_are_recorded_with_what_was_asked_known_and_answe
     assert 0 < first["latency_ms"] < 10_000
 
 
-def test_a_gateways_copy_of_a_request_is_recorded_as_a_copy_of_no_known_probability(features, tmp_path, recorded):
-    routed = {"x_request_id": "mine", "x_evergrow_route": "weights", "x_evergrow_propensity": "0.25"}
-    with serve(features, tmp_path) as running:
-        running.post(PREDICT, {"instances": [row()]}, host="delays.example.com", **routed)
-        running.post(PREDICT, {"instances": [row()]}, host="delays.example.com-shadow", **routed)
-        lines = recorded()
-    assert [(line["request_id"], line["route"], line["propensity"]) for line in lines] == [
-        ("mine", "weights", 0.25),
-        ("mine", "shadow", None),
-    ]
-
-
 def test_the_values_and_their_event_times_are_those_that_the_model_was_given(features, tmp_path, recorded):
     with serve(features, tmp_path) as running:
         running.post(PREDICT, {"instances": [row()]})

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.errors import SpecError
-from evergrow.spec import load, parse
+from evergrow.spec import ModelRollout, load, parse, stored
 from evergrow.spec.base import write_duration
 from evergrow.spec.model import ContinualModel, SearchRange
+from tests.documents import STRATEGIES, attempt
 
 DOCUMENT = {
     "apiVersion": "evergrow.dev/v1alpha1",
@@ -100,6 +101,9 @@ def test_a_document_cannot_be_changed_after_reading():
         ),
         ("spec.evaluation.holdout", "30 days", 'spec.evaluation.holdout: must be a duration such as "30d"'),
         ("spec.evaluation.holdout", 30, "found 30"),
+        ("spec.evaluation.holdout", "9999999999d", "must be a duration such as"),
+        ("spec.evaluation.holdout", "30d\n", "must be a duration such as"),
+        ("spec.evaluation.holdout", "٣d", "must be a duration such as"),
         ("spec.evaluation.holdot", "3d", "spec.evaluation.holdot: unknown key; did you mean `holdout`?"),
         ("spec.evaluation.minimum_rows2", 3, "did you mean `minimumRows`?"),
         ("spec.training.window.lenght", "3d", "spec.training.window.lenght: unknown key; known here: kind"),
@@ -116,6 +120,7 @@ def test_a_document_cannot_be_changed_after_reading():
         ),
         ("spec.task", "clustering", "spec.task: input should be 'binary-classification' or 'regression'"),
         ("spec.source.entrypoint", "models/tips.py", "spec.source.entrypoint: string should match pattern"),
+        ("spec.source.entrypoint", "models.café:Tips", "spec.source.entrypoint: string should match pattern"),
         ("metadata.name", "Tips!", "metadata.name: string should match pattern"),
         (
             "apiVersion",
@@ -129,6 +134,56 @@ def test_an_error_names_the_path_the_rule_and_the_value(path, value, message):
     with pytest.raises(SpecError) as error:
         parse(changed(path, value))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"candidates": []}, "spec.candidates: tuple should have at least 1 item"),
+        ({"rollout": {"strategy": {"kind": "canray"}}}, "spec.rollout.strategy: input tag 'canray' found using 'kind'"),
+        (
+            {"rollout": {"strategy": {"kind": "canary", "step": []}}},
+            "strategy.step: unknown key; did you mean `steps`?",
+        ),
+        (
+            {"rollout": {"strategy": {"kind": "canary", "steps": []}}},
+            "must have rising weights, at least one, found []",
+        ),
+        (
+            {"rollout": {"stickyFor": "30s"}},
+            "spec.rollout.stickyFor: input should be greater than or equal to 1 minute",
+        ),
+        ({"requested_bye": "me"}, "spec.requested_bye: unknown key; did you mean `requestedBy`?"),
+    ],
+)
+def test_an_error_of_an_attempt_is_told_as_well(spec, message):
+    with pytest.raises(SpecError) as error:
+        parse(attempt(spec), "attempt.yaml", ModelRollout)
+    assert message in str(error.value)
+    assert str(error.value).startswith("attempt.yaml: ")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_an_attempt_reads_back_as_it_is_written(strategy, tmp_path):
+    rollout = parse(attempt({"rollout": {"strategy": strategy}}), kind=ModelRollout)
+    assert (rollout.name, rollout.status.phase) == ("tips-v4", "Pending")
+    path = tmp_path / "attempt.yaml"
+    path.write_text(yaml.safe_dump(rollout.dump()))
+    assert load(path, ModelRollout) == rollout
+    with pytest.raises(SpecError, match="kind: input should be 'ContinualModel', found 'ModelRollout'"):
+        load(path)
+
+
+def test_what_an_api_server_adds_to_a_document_is_left_out_when_it_is_read():
+    added = {"uid": "1", "generation": 3, "resourceVersion": "9", "managedFields": [], "namespace": "dev"}
+    labels = {"team": "waiters"}
+    found = {**DOCUMENT, "metadata": {"name": "tips", "labels": labels, **added}, "status": {"serving": 3}}
+    model = stored(found, ContinualModel)
+    assert model.spec == parse(DOCUMENT).spec
+    assert model.metadata.labels == labels
+    assert stored({**attempt(), "status": {"phase": "Paused"}}, ModelRollout).status.phase == "Paused"
+    with pytest.raises(SpecError, match="ContinualModel tips: spec.task: input should be"):
+        stored({**found, "spec": {**DOCUMENT["spec"], "task": "x"}}, ContinualModel)
 
 
 def test_every_fault_of_a_document_is_listed_at_once():

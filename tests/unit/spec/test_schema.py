@@ -4,8 +4,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from evergrow.spec import parse
-from evergrow.spec.schema import generated, json_schema, main, reference_page
+from evergrow.spec import ContinualModel, ModelRollout, parse
+from evergrow.spec.schema import PAGES, generated, json_schema, main, reference_page
 from tests.unit.spec.test_load import DOCUMENT, changed
 
 
@@ -30,8 +30,9 @@ def test_the_schema_refuses_what_the_models_refuse(path, value):
         jsonschema.validate(changed(path, value), json_schema())
 
 
-def test_every_key_of_the_document_is_explained():
-    schema = json_schema()
+@pytest.mark.parametrize("document", PAGES, ids=PAGES.values())
+def test_every_key_of_a_document_is_explained(document):
+    schema = json_schema(document)
     parts = [schema, *schema["$defs"].values()]
     silent = [
         f"{part['title']}.{key}"
@@ -42,9 +43,10 @@ def test_every_key_of_the_document_is_explained():
     assert silent == []
 
 
-def test_the_reference_page_has_a_row_for_every_key():
-    page = reference_page()
-    keys = {key for part in json_schema()["$defs"].values() for key in part.get("properties", {})}
+@pytest.mark.parametrize("document", [ContinualModel, ModelRollout])
+def test_the_reference_page_has_a_row_for_every_key(document):
+    page = reference_page(document)
+    keys = {key for part in json_schema(document)["$defs"].values() for key in part.get("properties", {})}
     assert [key for key in sorted(keys) if f"| `{key}` |" not in page] == []
 
 

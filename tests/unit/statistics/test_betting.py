@@ -153,10 +153,15 @@ def test_bets_are_the_planned_effect_over_the_variance_and_its_multiples_but_nev
     assert TEST.bets == pytest.approx([0.1, 0.2, LIMIT / 2])
     free = BettingTest.planned(effect=0.1, variance=10.0, bound=-2.0)
     assert free.bets == pytest.approx([0.01 * k for k in MULTIPLES])
-    beyond = BettingTest.planned(effect=0.1, variance=1.0, bound=-2.0, null=0.5)
-    assert max(beyond.bets) == pytest.approx(LIMIT / 2.5)
-    below = BettingTest.planned(effect=0.1, variance=1.0, bound=-2.0, null=-0.5)
-    assert max(below.bets) == pytest.approx(LIMIT / 2.0)  # a value of weight 0 + ε gains nothing from the null
+
+
+@pytest.mark.parametrize(("null", "reach"), [(0.5, 2.5), (0.0, 2.0), (-0.5, 2.0)])
+def test_a_bet_can_lose_the_most_where_weight_and_value_are_worst(null, reach):
+    """A value of weight 1 that is least; or, where the null is below 0, a large one of hardly any weight."""
+    greater = BettingTest.planned(effect=1.0, variance=1.0, bound=-2.0, null=null)
+    less = BettingTest.planned(effect=1.0, variance=1.0, bound=2.0, null=-null, alternative="less")
+    assert greater.reach == less.reach == reach
+    assert max(greater.bets) == max(less.bets) == pytest.approx(LIMIT / reach)
 
 
 # --- the null is safe
@@ -383,7 +388,21 @@ def test_a_mean_far_beyond_the_plan_is_bounded_by_the_last_null_that_is_safe_to_
     assert all(bet * (bound + 2) <= 0.9 for bet in wide.bets)
 
 
+def test_the_interval_is_wrong_with_half_of_alpha_on_either_side():
+    state = PLAN.step(PLAN.start(), np.tile([0.6, -0.6], 400))
+    low, high = PLAN.interval(state, 0.1)
+    assert low == PLAN.greater.bound_of_mean(state.greater, 0.05) < 0
+    assert high == PLAN.less.bound_of_mean(state.less, 0.05) > 0
+
+
 # --- verdicts
+
+
+def test_what_may_be_missed_is_spent_on_calling_an_effect_harmless_and_on_the_horizon_by_halves():
+    plan = PlannedTest(PLAN.effect, PLAN.variance, PLAN.bounds, alpha=0.02, power=0.8)
+    assert plan.miss == pytest.approx(0.1)
+    assert plan.horizon == horizon(plan.effect, plan.variance, 0.02, 0.9, plan.greater.bets[0])
+    assert (plan.greater.null, plan.less.null) == (0.0, plan.effect)
 
 
 def after(plan: PlannedTest, value: float, rows: int) -> str:

@@ -89,6 +89,17 @@ def test_evidence_is_a_martingale_where_traffic_splits_as_it_should_though_weigh
     assert mean == pytest.approx(1.0, abs=1e-12)
 
 
+def test_as_weights_change_the_evidence_so_far_is_kept_and_the_search_begins_anew():
+    test = ShareTest()
+    first = test.step(test.start(), (70, 930), (5, 95))
+    second = test.step(first, (520, 480), (50, 50))
+    third = test.step(second, (30, 20), (50, 50))
+    phases = log_share_ratio((70, 930), (0.05, 0.95), 100), log_share_ratio((550, 500), (0.5, 0.5), 100)
+    assert phases[0] > 0
+    assert third.log_evidence == pytest.approx(sum(phases), abs=1e-9)
+    assert third.p_value == pytest.approx(math.exp(-max(s.log_evidence for s in (first, second, third))))
+
+
 def split(share: float, weights: tuple[float, ...], increments: int, size: int, seed: int, paths: int = 200):
     """Least p-value over increments of so many requests, of which the candidate has this share; [paths]."""
     random, least, test = np.random.default_rng(seed), [], ShareTest()
@@ -401,6 +412,17 @@ def test_a_higher_ratio_is_seen_with_at_most_half_more_events_than_the_best_test
         return float((over.argmax(axis=1) + 1).mean())
 
     assert needed(FACTORS) <= 1.5 * needed([ratio])
+
+
+def test_the_p_value_remembers_the_most_that_was_ever_said_and_the_counts_all_that_was_seen():
+    shares, ratios = ShareTest(), RatioTest()
+    state = shares.step(shares.step(shares.start(), (90, 10), (1, 1)), (10, 90), (1, 1))
+    assert state.log_evidence < 0 < state.most
+    assert state.p_value == math.exp(-shares.step(shares.start(), (90, 10), (1, 1)).log_evidence)
+    odds = ratios.step(ratios.step(ratios.start(), 90, 10, 0.5), 10, 90, 0.5)
+    assert odds.log_evidence < 0 < odds.most
+    assert odds.p_value == math.exp(-ratios.step(ratios.start(), 90, 10, 0.5).log_evidence)
+    assert (odds.candidate, odds.stable, state.counts) == (100, 100, (100, 100))
 
 
 # --- bad input
