@@ -123,6 +123,7 @@ MODELS: tuple[Document, ...] = (
 ROLLOUTS: tuple[Document, ...] = (
     attempt(),
     attempt({"rollout": {}, "reason": "a new feature", "requestedBy": "somebody"}),
+    attempt({"rollout": {"analysis": {"errors": None, "latency": None, "effect": None}}}),
     *(attempt({"rollout": {"strategy": s, "onInconclusive": "abort"}}) for s in STRATEGIES.values()),
     attempt({"candidates": [4, 5], "rollout": {"strategy": STRATEGIES["bandit"]}}),
     attempt({"candidates": [4, 5, 6]}),
@@ -265,7 +266,7 @@ _WORDS = (
 _FIELDS: Document = {
     "kind": "canary", "steps": [{"weight": 3}], "share": 5, "requests": 7, "duration": "1h", "weight": 3, "floor": 4,
     "every": "1m", "watch": "1h", "length": "3d", "atLeast": 0.5, "atMost": 0.5, "perUnitOfError": 2.0, "log": True,
-    "errors": None, "effect": None, "unknown": 1,
+    "effect": 0.5, "unknown": 1,
 }  # fmt: skip
 
 

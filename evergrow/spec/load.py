@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from evergrow.errors import SpecError
-from evergrow.spec.base import Part
+from evergrow.spec.base import Part, write_duration
 from evergrow.spec.model import ContinualModel
 
 Document = TypeVar("Document", bound=Part)
@@ -116,7 +117,10 @@ def describe(fault: ErrorDetails, document: Mapping[str, Any], kind: type[Part] 
         return f"{path}: is required"
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"{path}: {message}" if "found" in message else f"{path}: {message}, found {fault['input']!r}"
+    found = fault["input"]
+    # A duration is read before its bounds are looked at.
+    found = write_duration(found) if isinstance(found, timedelta) else found
+    return f"{path}: {message}" if "found" in message else f"{path}: {message}, found {found!r}"
 
 
 def _walk(location: tuple[int | str, ...], document: Any) -> str:
