@@ -147,7 +147,7 @@ def _promotions(pool: ProcessPoolExecutor) -> Iterator[Result]:
                 promoted / RUNS,
                 "",
                 f"≤ {alpha:g}",
-                promoted / RUNS <= max(alpha, accepted if name == "equal" else alpha),
+                promoted / RUNS <= float(max(alpha, accepted if name == "equal" else alpha)),
                 f"{RUNS:,} rollouts of {REQUESTS:,} requests over weights 5, 25, 50 %; a z-test that is looked at as "
                 f"often: {naive:.0%}",
             )

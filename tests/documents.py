@@ -32,7 +32,7 @@ _ANALYSIS: Document = {
     "block": "1h",
     "errors": {"limit": 0.05},
     "latency": {"milliseconds": 200},
-    "shift": None,
+    "shift": 0.3,
 }
 STRATEGIES: Mapping[str, Document] = {
     "single": {"kind": "single"},
@@ -123,7 +123,7 @@ MODELS: tuple[Document, ...] = (
 ROLLOUTS: tuple[Document, ...] = (
     attempt(),
     attempt({"rollout": {}, "reason": "a new feature", "requestedBy": "somebody"}),
-    attempt({"rollout": {"analysis": {"errors": None, "latency": None, "effect": None}}}),
+    attempt({"rollout": {"analysis": {"guardrails": [], "effect": None, "disagreement": None}}}),
     *(attempt({"rollout": {"strategy": s, "onInconclusive": "abort"}}) for s in STRATEGIES.values()),
     attempt({"candidates": [4, 5], "rollout": {"strategy": STRATEGIES["bandit"]}}),
     attempt({"candidates": [4, 5, 6]}),

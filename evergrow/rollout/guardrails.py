@@ -76,14 +76,14 @@ def sample_ratio(analysis: Analysis, candidate: int, splits: Sequence[Split]) ->
 
 def errors(analysis: Analysis, candidate: int, answered: Answered) -> Finding | None:
     """Whether too many requests fail; None if that is no guardrail."""
-    if analysis.errors is None:
+    if "errors" not in analysis.guardrails:
         return None
     return _rate(analysis, "errors", candidate, answered.errors, answered.requests, analysis.errors.limit)
 
 
 def latency(analysis: Analysis, candidate: int, answered: Answered) -> Finding | None:
     """Whether too many answers come late; None if that is no guardrail."""
-    if analysis.latency is None:
+    if "latency" not in analysis.guardrails:
         return None
     found = _rate(analysis, "latency", candidate, answered.late, answered.requests, analysis.latency.late)
     told = f"{found.reason}, later than {analysis.latency.milliseconds:,} ms"
@@ -99,7 +99,7 @@ def score_shift(analysis: Analysis, candidate: int, ours: Floats, theirs: Floats
         ours: its scores, [n].
         theirs: the stable version's over the same time, [m].
     """
-    if analysis.shift is None:
+    if "shift" not in analysis.guardrails:
         return None
     level = min(analysis.alpha, analysis.harm)
     found = compare_values(np.sort(ours), np.sort(theirs), level)

@@ -15,6 +15,7 @@ from evergrow.spec.base import Duration, Name, Part
 Percent = Annotated[int, Field(ge=0, le=100)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
+Guardrail = Literal["errors", "latency", "shift"]
 Decisive = Literal["loss", "worth", "estimate", "guardrails"]
 """What must have passed before a version is promoted."""
 
@@ -153,13 +154,16 @@ class Analysis(Part):
     block: Duration = Field(default="10m", validate_default=True, ge=timedelta(seconds=1))
     """In a shadow, where no draw tells versions apart, the pairs of such a stretch of time are one observation: they
     may depend on each other."""
-    errors: Errors | None = Errors()
-    """Guardrail; none if null."""
-    latency: Latency | None = Latency()
-    """Guardrail; none if null."""
-    shift: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    guardrails: Annotated[tuple[Guardrail, ...], Field(max_length=3)] = ("errors", "latency", "shift")
+    """Checks without labels that may abort at any time, and must have passed before a promotion; that requests are
+    split as the weights say is always one."""
+    errors: Errors = Errors()
+    """Answers that fail."""
+    latency: Latency = Latency()
+    """Answers that are late."""
+    shift: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Largest distance of the candidate's scores from the champion's, as the largest difference of their distribution
-    functions; null: any."""
+    functions."""
     disagreement: Disagreement | None = None
     """In a shadow: guardrail; none if null."""
 

@@ -236,6 +236,9 @@ def test_what_was_answered_there_is_watched_there_and_its_features_are_what_trai
 
 def test_the_page_that_watches_shows_on_the_cluster_what_monitoring_saw(dev: Dev):
     """After the look above. This machine reaches Services; a user forwards a port."""
+    command("helm", "-n", DEV, "upgrade", "evergrow", "charts/evergrow", "--reuse-values",
+            "--set", "observability.watch.enabled=true")  # fmt: skip
+    command("kubectl", "-n", DEV, "rollout", "status", "deployment/evergrow-watch", "--timeout=180s")
     found = dev.kubernetes.get(SERVICE, "evergrow-watch")
     assert found is not None
     page = f"http://{found['spec']['clusterIP']}:{found['spec']['ports'][0]['port']}"

@@ -35,7 +35,7 @@ def test_late_answers_are_held_against_their_share(late, outcome):
 
 
 def test_what_is_no_guardrail_says_nothing():
-    rule = Analysis(errors=None, latency=None, shift=None)
+    rule = Analysis(guardrails=())
     one = np.array([0.5])
 
     assert errors(rule, 4, Answered(1, 1, 1)) is latency(rule, 4, Answered(1, 1, 1)) is None

@@ -151,7 +151,7 @@ def test_an_error_names_the_path_the_rule_and_the_value(path, value, message):
         ),
         (
             {"rollout": {"stickyFor": "30s"}},
-            "spec.rollout.stickyFor: input should be greater than or equal to 1 minute",
+            "spec.rollout.stickyFor: input should be greater than or equal to 1 minute, found '30s'",
         ),
         ({"requested_bye": "me"}, "spec.requested_bye: unknown key; did you mean `requestedBy`?"),
     ],
