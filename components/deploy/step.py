@@ -8,12 +8,12 @@ from pathlib import Path
 
 from evergrow.contracts import EvaluationReport, ModelVersion
 from evergrow.environment import Environment
-from evergrow.errors import RegistryError
+from evergrow.errors import RegistryError, SpecError
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.integrations.places import serving_of
 from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
-from evergrow.spec import parse
+from evergrow.spec import ContinualModel, parse
 
 PLAN = "features.json"
 PRIOR = "prior"
@@ -36,8 +36,10 @@ def main(spec: str, version: str, training_set: str, model: str, report: str) ->
 
     Raises:
         RegistryError: there is no such version, its evaluation did not pass, or the champion has changed since.
+        SpecError: the document asks for a rollout that is not carried out yet.
     """
     document, environment = parse(spec), Environment.read()
+    check_strategy(document)
     registry = MlflowRegistry(environment)
     judged = EvaluationReport.model_validate_json((Path(report) / "report.json").read_text(encoding="utf-8"))
     found = registry.resolve(document.name, version)
@@ -51,6 +53,16 @@ def main(spec: str, version: str, training_set: str, model: str, report: str) ->
     where = serving.deploy(found, Path(model))
     note("deploy", f"version {version} is the champion, served from {where}")
     return where
+
+
+def check_strategy(document: ContinualModel) -> None:
+    """Refuse what would be promoted with less evidence than the document asks for."""
+    kind = document.spec.rollout.strategy.kind
+    if kind != "single":
+        raise SpecError(
+            f"spec.rollout.strategy.kind: must be single, for no other is carried out yet, found {kind}",
+            hint="leave `rollout` out: a version that passed its gate replaces what serves as soon as it is ready",
+        )
 
 
 def _check(version: ModelVersion, champion: ModelVersion | None, judged: EvaluationReport) -> None:

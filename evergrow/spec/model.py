@@ -337,7 +337,7 @@ class ModelSpec(Part):
     monitoring: Monitoring = Monitoring()
     """Watching it in service."""
     rollout: Rollout = Rollout()
-    """How a new version takes over."""
+    """So far `deploy` carries out the strategy single alone, and refuses the others."""
 
     @model_validator(mode="after")
     def _metrics_of_the_task(self) -> Self:
