@@ -39,12 +39,15 @@ MOST_ALARMS = 2.0
 
 RISES = (1.0, 2.0, 4.0)
 """Sizes of rise that are mixed, in standard deviations of a day's mean."""
-CLIP = 3.5
-"""Standard deviations of a day's mean at which a block's deviation is cut off: one storm is no harm."""
-COLLAPSE = 12.0
+CLIPS = (2.5, 3.0, 3.75)
+"""Standard deviations of a day's mean at which a block's deviation is cut off, for each of the rises: one storm is no
+harm, and the smaller the rise that is looked for, the less a storm tells of it."""
+COLLAPSE = 12.5
 """A rise so large, in a window's own standard errors, that no storm explains it: judged by what was not cut off."""
 WINDOWS = 8
 """Starts kept per doubling of their age."""
+SUMS = 8
+"""Kept of each window."""
 
 _CORRELATIONS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.75])
 _SHARES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -69,6 +72,7 @@ class Null:
         between: variance of days' means beyond what the rows' noise within days gives them, [P].
         within: variance of a row's noise as blocks differ within their day, [P].
         weekly: variance of a day's profile about the truth, [P].
+        freedom: degrees of freedom that the variances were learned with, [P].
         per_day: blocks in a day.
     """
 
@@ -82,6 +86,7 @@ class Null:
     between: Floats
     within: Floats
     weekly: Floats
+    freedom: Floats
     per_day: int
 
     @property
@@ -114,7 +119,8 @@ def learn(means: Floats, rows: Floats, per_day: int) -> Null:
     error = window_variance(rows, effect, persistence, noise)
     between = np.maximum(day - within / typical, 0.0)
     weekly = spent / 6 * day * 7 / days.shape[1]
-    return Null(mean, profile, effect, persistence, noise, error, day, between, within, weekly, per_day)
+    freedom = (day_rows > 0).sum(1) - 1.0 - spent
+    return Null(mean, profile, effect, persistence, noise, error, day, between, within, weekly, freedom, per_day)
 
 
 def by_day(values: Floats, rows: Floats, per_day: int) -> tuple[Floats, Floats]:
@@ -210,13 +216,24 @@ def window_variance(rows: Floats, effect: Floats, persistence: Floats, noise: Fl
     return variance
 
 
+def normal(t: Floats, freedom: Floats) -> Floats:
+    """The normal score of a Student's t, nearly: sign(t) · √(f · log(1 + t² / f)).
+
+    A variance that was learned too small makes every deviation look large; without this, references on which that
+    happened give most false alarms, and the threshold that bears them makes all others slow. (D. L. Wallace, Bounds on
+    normal approximations to Student's and the chi-square distributions, Annals of Mathematical Statistics 30, 1959.)
+    """
+    score: Floats = np.sign(t) * np.sqrt(freedom * np.log1p(t * t / freedom))
+    return score
+
+
 class Windows:
     """Sums over the blocks from each start that is kept until now, of P series; starts thin out with their age.
 
     Attributes:
         starts: number of the first block of each window, rising, [C].
-        sums: rows; rows × clipped deviation, × deviation, × loss; and the square and cross of `window_variance`;
-            [6, P, C].
+        sums: rows; rows × deviation cut off for each of RISES, × deviation, × loss; and the square and cross of
+            `window_variance`; [8, P, C].
     """
 
     def __init__(self, starts: NDArray[np.int64], sums: Floats) -> None:
@@ -225,32 +242,32 @@ class Windows:
     @classmethod
     def none(cls, paths: int) -> Self:
         """Before the first block."""
-        return cls(np.zeros(0, np.int64), np.zeros((6, paths, 0)))
+        return cls(np.zeros(0, np.int64), np.zeros((SUMS, paths, 0)))
 
     def add(self, block: int, means: Floats, rows: Floats, null: Null) -> None:
         """Take in the block of that number: its means and rows, each [P]."""
         age = np.maximum((block + 1 - self.starts) // WINDOWS, 1)
         kept = self.starts % (1 << np.frexp(age)[1].astype(np.int64) - 1) == 0
         self.starts = np.append(self.starts[kept], block)
-        self.sums = np.concatenate([self.sums[:, :, kept], np.zeros((6, len(rows), 1))], axis=2)
+        self.sums = np.concatenate([self.sums[:, :, kept], np.zeros((SUMS, len(rows), 1))], axis=2)
         deviation = means - null.mean - null.profile[:, block % null.profile.shape[1]]
         # Of a day as busy as this block: a share of the rows' noise that hangs on volume is no storm.
-        most = CLIP * np.sqrt(null.between + null.within / np.maximum(rows, _NONE) / null.per_day)
-        values = np.array([np.ones_like(rows), np.clip(deviation, -most, most), deviation, means])
-        self.sums[:4] += (values * rows)[:, :, None]
+        storm = np.sqrt(null.between + null.within / np.maximum(rows, _NONE) / null.per_day)
+        clipped = [np.clip(deviation, -clip * storm, clip * storm) for clip in CLIPS]
+        self.sums[:6] += (np.array([np.ones_like(rows), *clipped, deviation, means]) * rows)[:, :, None]
         n, effect = rows[:, None], null.effect[:, None]
-        self.sums[4] += 2 * n * self.sums[5] + n * n * effect
-        self.sums[5] = null.persistence[:, None] * (self.sums[5] + n * effect)
+        self.sums[6] += 2 * n * self.sums[7] + n * n * effect
+        self.sums[7] = null.persistence[:, None] * (self.sums[7] + n * effect)
 
     def idle(self, null: Null) -> None:
         """Let a block without rows pass."""
-        self.sums[5] *= null.persistence[:, None]
+        self.sums[7] *= null.persistence[:, None]
 
     def variance(self, null: Null) -> Floats:
         """Of each window's mean deviation about the truth, the errors of mean and profile included, [P, C]."""
         rows = np.maximum(self.sums[0], _NONE)
         days = (self.starts[-1] + 1 - self.starts) / null.per_day
-        long = (self.sums[4] + null.noise[:, None] * rows) / rows**2
+        long = (self.sums[6] + null.noise[:, None] * rows) / rows**2
         short = null.between[:, None] + null.within[:, None] / rows
         # Over a whole week the errors of a profile add up to nothing.
         week = null.weekly[:, None] * np.maximum(1 / np.maximum(days, 1) - 1 / 7, 0)
@@ -259,10 +276,11 @@ class Windows:
 
     def ratios(self, null: Null, margin: float) -> Floats:
         """Likelihood ratio of a rise that began with each window, mixed over its sizes, [P, C]."""
-        day, variance = np.sqrt(null.day)[:, None], self.variance(null)
-        clipped, whole = self.sums[1:3] / np.maximum(self.sums[0], _NONE) - margin
-        sizes = [(clipped, size * day) for size in RISES] + [(whole, COLLAPSE * np.sqrt(variance))]
-        exponents = np.array([rise * (excess - rise / 2) / variance for excess, rise in sizes])
+        error = np.sqrt(self.variance(null))
+        excess: Floats = (self.sums[1:5] / np.maximum(self.sums[0], _NONE) - margin) / error
+        sizes = np.array(RISES)[:, None, None] * np.sqrt(null.day)[:, None] / error
+        scores = normal(excess[:-1], null.freedom[:, None])
+        exponents = np.concatenate([sizes * (scores - sizes / 2), COLLAPSE * (excess[-1:] - COLLAPSE / 2)])
         mixed: Floats = np.exp(np.minimum(exponents, _LARGEST)).mean(axis=0)
         return mixed
 
@@ -353,7 +371,7 @@ def calibrate(days: int, per_day: int, share: float) -> Calibration:
         windows.add(t, means[:, t], rows[:, t], null)
         most = np.maximum(most, windows.log_evidence(null, 0.0))
         if t < cut + MONTH * per_day:
-            errors = np.abs(windows.sums[2] / windows.sums[0]) / np.sqrt(windows.variance(null))
+            errors = np.abs(windows.sums[4] / windows.sums[0]) / np.sqrt(windows.variance(null))
             widest = np.maximum(widest, errors.max(1))
     return Calibration(
         log_evidence=np.quantile(most, 1 - _EXCEEDED),
@@ -387,6 +405,7 @@ class Reference(Value):
     between: float
     within: float
     weekly: float
+    freedom: float
 
     @classmethod
     def of(cls, means: ArrayLike, rows: ArrayLike, per_day: int = 1) -> Self:
@@ -425,7 +444,7 @@ class Reference(Value):
         return calibration(math.ceil(self.blocks / self.per_day), self.per_day, float(self.null().share[0]))
 
 
-_NUMBERS = ("mean", "effect", "persistence", "noise", "error", "day", "between", "within", "weekly")
+_NUMBERS = ("mean", "effect", "persistence", "noise", "error", "day", "between", "within", "weekly", "freedom")
 
 
 class State(Value):
@@ -434,12 +453,12 @@ class State(Value):
     Attributes:
         block: number of the block to come, counted from the reference's first.
         starts: of `Windows`, C of them.
-        sums: of `Windows`, 6 × C.
+        sums: of `Windows`, 8 × C.
     """
 
     block: int
     starts: tuple[int, ...] = ()
-    sums: tuple[tuple[float, ...], ...] = ((),) * 6
+    sums: tuple[tuple[float, ...], ...] = ((),) * SUMS
 
 
 @dataclass(frozen=True)
@@ -528,7 +547,7 @@ class Detector:
         log = float(windows.log_evidence(null, self.margin)[0])
         alarm = log >= calibration.threshold(self.alarms_per_month)
         best = int(np.argmax(windows.ratios(null, self.margin)[0]))
-        rows, _, excess, loss = windows.sums[:4, 0, best]
+        rows, excess, loss = windows.sums[[0, 4, 5], 0, best]
         rise, reach = excess / rows, calibration.width * math.sqrt(windows.variance(null)[0, best])
         since, evidence = int(windows.starts[best]), calibration.days(log)
         reason = (

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import toeplitz
-from scipy.stats import binom, multivariate_normal
+from scipy.stats import binom, multivariate_normal, norm
+from scipy.stats import t as student
 
 from evergrow.statistics import sequential
 from evergrow.statistics.sequential import (
-    CLIP,
+    CLIPS,
     COLLAPSE,
     MONTH,
     RISES,
@@ -24,6 +25,7 @@ from evergrow.statistics.sequential import (
     fit_days,
     learn,
     log_evidence,
+    normal,
     window_variance,
 )
 
@@ -161,16 +163,34 @@ def test_the_evidence_is_the_sum_of_likelihood_ratios_over_every_start():
         sd = np.sqrt(null.day[path])
         n, total = rows[path, REFERENCE:], 0.0
         deviation = means[path, REFERENCE:] - null.mean[path] - null.profile[path]
-        most = CLIP * np.sqrt(null.between[path] + null.within[path] / n)
+        storm = np.sqrt(null.between[path] + null.within[path] / n)
         for start in range(7):
             w = n[start:] / n[start:].sum()
             matrix = covariance(7 - start, null.effect[path], null.persistence[path], null.noise[path], n[start:])
             week = null.weekly[path] * (1 / (7 - start) - 1 / 7)
             variance = w @ matrix @ w + null.error[path] + week
-            clipped, whole = w @ np.clip(deviation, -most, most)[start:] - 0.005, w @ deviation[start:] - 0.005
-            for excess, size in [*((clipped, r * sd) for r in RISES), (whole, COLLAPSE * np.sqrt(variance))]:
-                total += np.exp((size * excess - size**2 / 2) / variance) / 4
+            for clip, rise in zip(CLIPS, RISES, strict=True):
+                excess = w @ np.clip(deviation, -clip * storm, clip * storm)[start:] - 0.005
+                t, f = excess / np.sqrt(variance), null.freedom[path]
+                excess = np.sign(t) * np.sqrt(f * np.log1p(t**2 / f) * variance)
+                total += np.exp((rise * sd * excess - (rise * sd) ** 2 / 2) / variance) / 4
+            whole = (w @ deviation[start:] - 0.005) / np.sqrt(variance)
+            total += np.exp(COLLAPSE * (whole - COLLAPSE / 2)) / 4
         assert found[path, -1] == pytest.approx(np.log(total), rel=1e-9)
+
+
+@pytest.mark.parametrize("freedom", [12.0, 27.0, 90.0])
+def test_a_students_t_becomes_the_normal_value_that_is_as_rare(freedom):
+    t = np.linspace(-6, 6, 49)
+    expected = -np.sign(t) * norm.ppf(student.sf(np.abs(t), freedom))
+    assert normal(t, np.array(freedom)) == pytest.approx(expected, abs=0.1 + 0.5 / freedom)
+
+
+def test_variances_learned_from_few_days_have_few_degrees_of_freedom_and_a_profile_costs_some():
+    chance = learn(*quiet(np.random.default_rng(16), paths=50, days=REFERENCE), 1)
+    harder = learn(*quiet(np.random.default_rng(16), paths=50, days=REFERENCE, weekend=0.3), 1)
+    assert np.all((chance.freedom > REFERENCE - 8) & (chance.freedom <= REFERENCE - 1))
+    assert harder.freedom == pytest.approx(REFERENCE - 7, abs=0.5)
 
 
 def test_starts_thin_out_with_age_and_stand_for_those_that_were_dropped():
