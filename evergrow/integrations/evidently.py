@@ -18,6 +18,7 @@ from scipy.stats import chisquare, ks_2samp
 from evergrow.contracts import Comparison
 from evergrow.errors import SpecError
 from evergrow.integrations.paired_columns import ColumnByColumn, Pair
+from evergrow.integrations.sqlite_converters import import_ipython_harmlessly
 
 Test = Literal["psi", "ks", "jensenshannon", "wasserstein", "chisquare"]
 ONLY: Mapping[str, str] = {"ks": "numeric", "wasserstein": "numeric", "chisquare": "categorical"}
@@ -70,6 +71,7 @@ class EvidentlyDrift(ColumnByColumn):
 def _report(pair: Pair, methods: Sequence[str | None]) -> Sequence[Mapping[str, Any]]:
     """What Evidently says of one column, by each method; None is its own choice."""
     os.environ["DO_NOT_TRACK"] = "1"
+    import_ipython_harmlessly()
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 

@@ -22,8 +22,9 @@ def sqlite_as_it_was() -> Iterator[None]:
 def import_ipython_harmlessly() -> None:
     """Import IPython where it is installed, so that whoever imports it later changes nothing any more.
 
-    Its history registers a converter of timestamps for the whole process; MLflow imports it to find out whether it runs
-    in a notebook, and Feast, which keeps seconds since 1970, could then read its online store no more.
+    Its history registers a converter of timestamps for the whole process. MLflow imports it to find out whether it runs
+    in a notebook, drift tools to be shown in one; and Feast, which keeps seconds since 1970, could then read its online
+    store no more.
     """
     with sqlite_as_it_was(), contextlib.suppress(ImportError):
         importlib.import_module("IPython.core.history")

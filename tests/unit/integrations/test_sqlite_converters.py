@@ -27,3 +27,14 @@ def test_after_mlflows_client_was_made_ipython_changes_nothing_and_before_it_wou
     )
     assert converters_are_the_same(made)
     assert not converters_are_the_same("pass")
+
+
+@pytest.mark.skipif(not (find_spec("IPython") and find_spec("evidently")), reason="Evidently is not installed")
+def test_after_evidently_was_asked_ipython_changes_nothing():
+    asked = (
+        "import pandas as pd; from evergrow.contracts import Feature; "
+        "from evergrow.integrations.evidently import EvidentlyDrift; "
+        "rows = pd.DataFrame({'wind': [1.0, 2.0, 3.0] * 50}); "
+        "assert EvidentlyDrift().compare(rows, rows, [Feature(name='wind', kind='numeric')])"
+    )
+    assert converters_are_the_same(asked)
