@@ -51,8 +51,7 @@ class Live:
         known: Mapping[str, str] = {}
         silent = 0.0
         yield "retry: 3000\n\n"
-        while not self.ending():
-            now = await self.digests()
+        while (now := await self._known()) is not None:
             for model in sorted({*now, *known}):
                 if now.get(model) != known.get(model):
                     silent = 0.0
@@ -63,6 +62,18 @@ class Live:
                 yield ": alive\n\n"
             await asyncio.sleep(TICK)
             silent += TICK
+
+    async def _known(self) -> Mapping[str, str] | None:
+        """The digests, however long they take; None as soon as the server is to end, which waits for no slow read."""
+        asked = asyncio.ensure_future(self.digests())
+        try:
+            while not self.ending():
+                done, _ = await asyncio.wait({asked}, timeout=TICK)
+                if done:
+                    return asked.result()
+            return None
+        finally:
+            asked.cancel()
 
 
 class _Stream(StreamingResponse):

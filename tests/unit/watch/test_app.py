@@ -1,5 +1,6 @@
 """The pages over HTTP: what is on them, what is refused, what metrics and events tell."""
 
+import asyncio
 import base64
 import html
 import json
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from components.watch.access import policy
 from components.watch.app import application
 from components.watch.fresh import Fresh
+from components.watch.live import Live
 from evergrow.errors import RegistryError
 from evergrow.integrations.seen import LOOKS
 from tests.unit.watch.builders import MODEL, World, busy, observation, promotion, version
@@ -429,6 +431,22 @@ def test_listeners_are_bounded_and_who_leaves_makes_room(small):
         wait_until(lambda: pages.live.listeners == 0)
         with httpx.stream("GET", f"{url}/events", timeout=20) as answer:
             assert answer.status_code == 200
+
+
+def test_a_server_that_ends_does_not_wait_for_a_read_that_takes_its_time():
+    """As the first one may, on a slow machine: uvicorn waits three seconds for listeners, and then complains."""
+    ending = []
+
+    async def never():
+        await asyncio.sleep(3600)
+
+    async def listened():
+        changes = Live(never, lambda: bool(ending))._changes()
+        assert await anext(changes) == "retry: 3000\n\n"
+        asyncio.get_running_loop().call_later(0.1, ending.append, True)
+        return [told async for told in changes]
+
+    assert asyncio.run(asyncio.wait_for(listened(), 3)) == []
 
 
 def wait_until(holds):
