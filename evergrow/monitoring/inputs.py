@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 
-from evergrow.contracts import Observation, ObservationKind, Verdict
+from evergrow.contracts import Observation, ObservationKind, Verdict, start_of
 from evergrow.monitoring import drift, quality
 from evergrow.monitoring.baseline import SCORE, Baseline
 from evergrow.monitoring.days import ALL, Day
@@ -26,7 +26,7 @@ NAMED = 3
 
 def scene_of(document: ContinualModel, version: int | None, day: date, reference: str, share: float) -> Scene:
     """A day's answers, with a share of the model's accepted false alarms."""
-    since = datetime.combine(day, time(), UTC)
+    since = start_of(day)
     alpha = daily_alpha(document.spec.monitoring.false_alarms_per_month, share)
     return Scene(document.name, version, since, since + timedelta(days=1), reference, alpha)
 

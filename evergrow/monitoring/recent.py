@@ -95,7 +95,7 @@ def _explained(
     names = [feature.name for feature in baseline.features]
     if lost := [name for name in names if logged(name) in hidden]:
         raise NotEnoughData(f"scores cannot be explained without {', '.join(lost)}, which the log does not have")
-    parts = [_spread(side).rename(columns={logged(name): name for name in names}) for side in sides]
+    parts = [spread(side, EXPLAINED).rename(columns={logged(name): name for name in names}) for side in sides]
     values = [explain(part) for part in parts]
     found = explanation_drift(values[0], values[1], names, blocks=(_days(parts[0]), _days(parts[1])))
     effect, p = found.comparison.effect, _p(found.comparison)
@@ -120,8 +120,9 @@ def _days(rows: pd.DataFrame) -> NDArray[np.intp]:
     return days
 
 
-def _spread(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, EXPLAINED).astype(int))]
+def spread(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many rows, evenly spread."""
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
 def newest_version(rows: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from evergrow.contracts import EVENT_TIMESTAMP, Comparison, Feature, Observation, Outcome, Verdict
 from evergrow.errors import EvergrowError
 from evergrow.monitoring.baseline import SAMPLED, Baseline
+from evergrow.monitoring.recent import spread
 from evergrow.monitoring.scene import Scene
 from evergrow.ports import DriftTool
 from evergrow.prediction_log.records import logged
@@ -63,7 +63,7 @@ def observe(
     features = [feature for feature in every if feature.name in rows and feature.name not in hidden]
     # Of few rows a test tells more than a distance does: Evidently takes tests if the reference has no more than these.
     most = SAMPLED if len(rows) >= FEWEST_MEASURED else FEWEST_MEASURED
-    sides = _spread(baseline.sample, most), _spread(rows, most)
+    sides = spread(baseline.sample, most), spread(rows, most)
     return [one for name, make in tools.items() for one in _opinion(scene, name, make, sides, features)]
 
 
@@ -144,8 +144,3 @@ def _untold(scene: Scene, name: str, subject: str, outcome: Outcome, why: str) -
 
 def _why(error: EvergrowError) -> str:
     return "; ".join([str(error), *error.hint.splitlines()])
-
-
-def _spread(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most so many rows, evenly spread."""
-    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]

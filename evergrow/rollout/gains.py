@@ -18,9 +18,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from evergrow.contracts import EVENT_TIMESTAMP, Outcome
+from evergrow.contracts import Outcome
 from evergrow.spec.rollout import AbTest, Analysis, Finding
-from evergrow.statistics.betting import BettingTest, PlannedTest, differences, extremes, overlap, planned_rows
+from evergrow.statistics.betting import (
+    BettingTest,
+    PlannedTest,
+    differences,
+    extremes,
+    overlap,
+    planned_rows,
+    unit_means,
+)
 
 Floats = NDArray[np.float64]
 Better = Literal["lower", "higher"]
@@ -132,7 +140,7 @@ def _blocks(
     outcomes = np.clip(rows[OUTCOME].to_numpy(np.float64), plan.low, plan.high)
     assigned, propensity = rows[ASSIGNED].to_numpy(np.float64), rows[PROPENSITY].to_numpy(np.float64)
     units = pd.factorize(rows[UNIT])[0]
-    total, count, first = plan.centre * 1.0, 1.0, _first_blocks(units, blocks)
+    total, count, first = plan.centre, 1.0, _first_blocks(units, blocks)
     for block in np.unique(blocks):
         # A draw that is kept from block to block makes the later ones no news.
         here = (blocks == block) & ~np.isnan(outcomes) & (first[units] == block)
@@ -151,8 +159,7 @@ def _first_blocks(units: NDArray[np.intp], blocks: NDArray[np.int64]) -> NDArray
 
 def _one_each(values: Floats, weights: Floats, units: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Rows that share a draw are one value: their mean."""
-    _, number, rows = np.unique(units, return_inverse=True, return_counts=True)
-    return np.bincount(number, values) / rows, np.bincount(number, weights) / rows
+    return unit_means(values, units), unit_means(weights, units)
 
 
 def by_pairs(analysis: Analysis, plan: Plan, candidate: int, gains: Floats, blocks: NDArray[np.int64]) -> Finding:
@@ -215,7 +222,7 @@ def at_horizon(analysis: Analysis, plan: Plan, rule: AbTest, candidate: int, row
     sign = 1.0 if plan.better == "higher" else -1.0
     outcomes = np.clip(taken[OUTCOME].to_numpy(np.float64), plan.low, plan.high)
     x = sign * differences(taken[ASSIGNED], taken[PROPENSITY], outcomes, outcomes.mean())
-    each, _ = _one_each(x, np.ones(len(x)), pd.factorize(taken[UNIT])[0])
+    each = unit_means(x, pd.factorize(taken[UNIT])[0])
     gain, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
     p = float(ndtr(-(gain + analysis.margin) / error)) if error else 1.0
     told = f"gains {gain:.4g} ± {error:.2g} against -{analysis.margin:g}, n={wanted:,}; p {p:.2g} at {analysis.alpha:g}"
@@ -224,9 +231,3 @@ def at_horizon(analysis: Analysis, plan: Plan, rule: AbTest, candidate: int, row
         check=plan.check, candidate=candidate, outcome="pass" if p <= analysis.alpha else "fail", reason=told,
         effect=gain, low=gain - reach, high=gain + reach, requests=wanted,
     )  # fmt: skip
-
-
-def block_numbers(rows: pd.DataFrame, seconds: float) -> NDArray[np.int64]:
-    """Which stretch of so many seconds each row was asked in, [n]."""
-    at = rows[EVENT_TIMESTAMP].astype("datetime64[s, UTC]").to_numpy(dtype="datetime64[s]").astype(np.int64)
-    return at // max(1, int(seconds))
