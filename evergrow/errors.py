@@ -119,6 +119,12 @@ class ClusterError(EvergrowError):
     exit_code = 9
 
 
+class RolloutError(EvergrowError):
+    """There is no such rollout, or it is over, or something else has to be there first."""
+
+    exit_code = 11
+
+
 class RequestError(EvergrowError):
     """A prediction request cannot be answered as it is; the caller must mend it (HTTP 4xx)."""
 

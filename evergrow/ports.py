@@ -10,6 +10,12 @@ from typing import Any, Protocol
 import pandas as pd
 
 from evergrow.contracts import Comparison, EvaluationReport, Feature, ModelVersion, Route
+from evergrow.rollout.attempt import Attempt
+from evergrow.rollout.evidence import Evidence
+from evergrow.rollout.machine import Order
+from evergrow.spec import ContinualModel
+from evergrow.spec.model import ModelStatus
+from evergrow.spec.rollout import ModelRollout, RolloutStatus
 
 
 class Clock(Protocol):
@@ -127,6 +133,106 @@ class Traffic(Protocol):
 
     def read(self, model: str) -> Route | None:
         """The route that is in force; None if there is none yet."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Attempts to put versions into service: who asked for what, and what has become of it."""
+
+    def model(self, name: str) -> ContinualModel | None:
+        """The model's document; None if there is none."""
+        ...
+
+    def attempts(self, model: str) -> Sequence[Attempt]:
+        """All that are known of a model, in the order in which they were asked for."""
+        ...
+
+    def create(self, attempt: ModelRollout) -> None:
+        """Ask for one.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        ...
+
+    def order(self, model: str, name: str, order: Order, by: str) -> None:
+        """Order something of one, in place of what was ordered before.
+
+        Raises:
+            RolloutError: there is none of that name.
+        """
+        ...
+
+    def write(self, attempt: Attempt, status: RolloutStatus) -> Attempt:
+        """Replace the status that was read; returns the attempt as it is now.
+
+        Raises:
+            ConflictError: it has changed since, or is gone.
+        """
+        ...
+
+    def fulfil(self, attempt: Attempt) -> None:
+        """Take away the order that was read, unless another has come since."""
+        ...
+
+    def release(self, attempt: Attempt) -> None:
+        """Let one that has come to its end be deleted; again changes nothing."""
+        ...
+
+    def tell(self, attempt: Attempt, reason: str, message: str, *, warning: bool = False) -> None:
+        """Have an event of it where people look; `reason` is one word in CamelCase."""
+        ...
+
+    def report(self, model: str, status: ModelStatus) -> None:
+        """Say what has become of a model; again changes nothing."""
+        ...
+
+
+class Fleet(Protocol):
+    """Servers of a model's versions."""
+
+    def ready(self, model: str) -> Mapping[int, int]:
+        """Replicas that take requests, by version; a version that has none may be left out."""
+        ...
+
+    def ensure(self, model: str, version: int, replicas: int) -> None:
+        """Have at least so many replicas of a version started, without waiting for them; never stops any.
+
+        Raises:
+            ServingError: the version cannot be started.
+        """
+        ...
+
+    def keep(self, model: str, versions: frozenset[int]) -> None:
+        """Let the servers of all other versions go, after what they have under way; these have their usual size."""
+        ...
+
+
+class Champions(Protocol):
+    """Which version of a model is the champion: what serves while nothing is rolled out."""
+
+    def serving(self, model: str) -> int | None:
+        """The version that serves by what is known without its rollouts; None: none does."""
+        ...
+
+    def promote(self, model: str, version: int, reason: str) -> None:
+        """Put it on record that a version is the champion; again changes nothing.
+
+        Raises:
+            EvergrowError: the registry refuses or does not answer.
+        """
+        ...
+
+
+class Witness(Protocol):
+    """What tells of a rollout's candidates."""
+
+    def examine(self, model: ContinualModel, attempt: Attempt, now: datetime) -> Evidence:
+        """What is known now of an attempt whose moves have begun (`status.step_started`), by `status.rollout`.
+
+        Raises:
+            EvergrowError: something that is needed cannot be read; retriable if it may be, later.
+        """
         ...
 
 

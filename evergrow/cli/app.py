@@ -16,7 +16,8 @@ HELP = """Keeps machine-learning models alive in production: trains, gates, serv
 State is kept below EVERGROW_HOME (default .evergrow).
 
 Exit codes: 0 done; 1 unexpected; 2 a document, argument or request is wrong; 3 data; 4 feature store; 5 registry;
-6 a pipeline step; 7 serving; 8 the object store; 9 the cluster; 10 the gate did not pass (only with --require-pass).
+6 a pipeline step; 7 serving; 8 the object store; 9 the cluster; 10 the gate did not pass (only with --require-pass);
+11 a rollout.
 """
 
 app = typer.Typer(

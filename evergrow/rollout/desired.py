@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from evergrow.contracts import Route
 from evergrow.spec.rollout import Rollout, RolloutSpec, RolloutStatus
+
+DRAIN = timedelta(seconds=60)
+"""What gets no requests any more is stopped so long after: by then what was under way is done."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,11 @@ class Desired:
         route: who answers; None: as it is, for nobody who could answer is ready.
         replicas: that each candidate must have ready before it gets more traffic.
         champion: the version that the registry's alias must name; None: as it is.
-        needed: versions that must stay.
     """
 
     route: Route | None
     replicas: Mapping[int, int]
     champion: int | None
-    needed: frozenset[int]
 
 
 def desired(
@@ -38,17 +40,35 @@ def desired(
         ready: ready replicas by version; versions that have none may be left out.
         following: percent that a candidate is to answer next (`machine.next_weight`).
     """
-    over = status.phase in ("Aborted", "Superseded")
-    candidates = () if over else tuple(one for one in spec.candidates if one not in status.dropped)
-    served = () if status.stable is None else (status.stable,)
+    candidates = () if status.ended else tuple(one for one in spec.candidates if one not in status.dropped)
     return Desired(
         route=route_of(spec, rollout, status, ready),
         replicas={
             one: covering(status.stable, ready, max(following, status.weights.get(str(one), 0))) for one in candidates
         },
         champion=status.winner,
-        needed=frozenset((*served, *candidates)),
     )
+
+
+def answering(status: RolloutStatus) -> int | None:
+    """The version that answers callers once a rollout is over, and most of them before; None: none does."""
+    return status.stable if status.winner is None else status.winner
+
+
+def kept(spec: RolloutSpec, rollout: Rollout, status: RolloutStatus) -> dict[int, datetime | None]:
+    """Until when each version stays for the sake of a rollout that is over; None: as long as that is the newest.
+
+    What the route no longer names may have requests under way; what served before a promotion is kept warm.
+    """
+    if status.ended is None:
+        return {}
+    served = () if status.stable is None else (status.stable,)
+    until: dict[int, datetime | None] = dict.fromkeys((*spec.candidates, *served), status.ended + DRAIN)
+    if status.phase == "Promoted" and status.stable is not None:
+        until[status.stable] = status.ended + max(rollout.keep_warm, DRAIN)
+    if (serves := answering(status)) is not None:
+        until[serves] = None
+    return until
 
 
 def covering(stable: int | None, ready: Mapping[int, int], weight: int) -> int:

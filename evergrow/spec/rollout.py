@@ -276,6 +276,8 @@ class RolloutStatus(Part):
     """Percent of the requests that are copied."""
     dropped: tuple[PositiveInt, ...] = ()
     """Candidates that failed a check and get no traffic any more."""
+    rollout: Rollout | None = None
+    """How: what the spec says, else what the model's document said when it began."""
     started: Instant | None = None
     """When the candidate was asked for."""
     step_started: Instant | None = None
@@ -286,6 +288,8 @@ class RolloutStatus(Part):
     """Since when a candidate that is to have traffic is not ready; null: it is."""
     winner: PositiveInt | None = None
     """The version that was promoted."""
+    recorded: Instant | None = None
+    """When the registry was told of the winner."""
     ended: Instant | None = None
     """When the phase became an end."""
     reason: str = ""
