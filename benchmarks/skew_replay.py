@@ -78,7 +78,7 @@ def replay(store: FeastStore, since: datetime, until: datetime) -> int:
         count = 0
         for instant, instances in _requests(store, list(served.fields), since, until):
             model.instant = instant
-            count += len((await model.answer_v1({"instances": instances}, asked_by("v1", {})))["predictions"])
+            count += len((await model.answer_v1({"instances": instances}, asked_by("v1", {}, model.version)))["predictions"])
         return count
 
     answered = asyncio.run(answer())

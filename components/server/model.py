@@ -243,7 +243,7 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self, body: Any, headers: dict[str, str] | None = None, verb: InferenceVerb = InferenceVerb.PREDICT
     ) -> Any:
         """KServe's own way in, which gRPC takes: an InferRequest (V2), or a dict (V1)."""
-        asked = asked_by("grpc", headers or {})
+        asked = asked_by("grpc", headers or {}, self.version)
         if not isinstance(body, InferRequest):
             answer = self.answer_explain if verb is InferenceVerb.EXPLAIN else self.answer_v1
             return await answer(body, asked), {}

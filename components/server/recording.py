@@ -16,12 +16,11 @@ from typing import Self
 from components.server import metrics
 from components.server.refusal import Refusal
 from components.server.serving_directory import ServingDirectory
+from evergrow.headers import DRAWN, PROPENSITY, REQUEST_ID, ROUTE
 from evergrow.integrations.feast_online import FeatureRow
 from evergrow.prediction_log.records import Asked, Header, Layout, record_line, views
 from evergrow.prediction_log.segments import LogFull, SegmentWriter
 
-REQUEST_ID, ROUTE, PROPENSITY = "x-request-id", "x-evergrow-route", "x-evergrow-propensity"
-"""Headers: the caller's name for a request, and which arm of the model's route it took with which probability."""
 TRACEPARENT = "traceparent"
 """Header of the W3C's trace context (2021): version-trace-span-flags. It names a request that has no other name."""
 
@@ -31,9 +30,14 @@ _PREFIX, _COUNT = secrets.token_hex(10), itertools.count()
 """Of names for requests that have none: this process's, and how many there were."""
 
 
-def asked_by(protocol: str, headers: Mapping[str, str]) -> Asked:
-    """A request as its headers say. A propensity that is no probability was set by no route and says nothing."""
+def asked_by(protocol: str, headers: Mapping[str, str], version: str) -> Asked:
+    """A request as its headers say: a copy, if another version than this one is to answer it.
+
+    A propensity that is no probability was set by no route and says nothing.
+    """
     request_id, route = headers.get(REQUEST_ID) or _name(headers), headers.get(ROUTE, "")
+    if headers.get(DRAWN, version) != version:
+        return Asked(request_id, protocol, "shadow", None)
     return Asked(request_id, protocol, route, _probability(headers[PROPENSITY]) if PROPENSITY in headers else None)
 
 

@@ -16,9 +16,10 @@ import orjson
 
 from components.server import metrics
 from components.server.model import PredictionModel
-from components.server.recording import PROPENSITY, REQUEST_ID, ROUTE, TRACEPARENT, asked_by
+from components.server.recording import TRACEPARENT, asked_by
 from components.server.refusal import Refusal
 from components.server.unanswered import log_fault, log_refusal
+from evergrow.headers import DRAWN, PROPENSITY, REQUEST_ID, ROUTE
 from evergrow.prediction_log.records import Asked
 
 Scope = MutableMapping[str, Any]
@@ -40,7 +41,7 @@ BODY_SECONDS = 5.0
 _PREDICTION = re.compile(r"/v1/models/([^/]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
-_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY, TRACEPARENT))
+_SAYING = frozenset(name.encode() for name in (REQUEST_ID, ROUTE, PROPENSITY, DRAWN, TRACEPARENT))
 _LONGEST = 128
 """Of a header that says more of a request."""
 
@@ -80,7 +81,7 @@ class Routes:
         started, body, asked = time.perf_counter(), None, None
         try:
             body, said = await self._request(scope["headers"], receive)
-            asked = asked_by(protocol, said)
+            asked = asked_by(protocol, said, self._model.version)
             status, content = 200, orjson.dumps(await answer(body, asked))
             metrics.TOTAL_SECONDS.observe(time.perf_counter() - started)
         except _GoneError:
@@ -226,7 +227,7 @@ def _request_id(asked: Asked | None, body: Any, headers: list[tuple[bytes, bytes
         return named[:_LONGEST]
     if asked is None:
         said = {name.decode(): value.decode("latin-1") for name, value in headers if name in _SAYING}
-        asked = asked_by("", {name: value for name, value in said.items() if len(value) <= _LONGEST})
+        asked = asked_by("", {name: value for name, value in said.items() if len(value) <= _LONGEST}, "")
     return asked.request_id
 
 

@@ -16,13 +16,11 @@ from pydantic import Field
 
 from evergrow.contracts import Route, Value, digest
 from evergrow.errors import ServingError
+from evergrow.headers import DRAWN, ENTITY, PROPENSITY, REQUEST_ID, ROUTE, VERSION
 
 Object = dict[str, Any]
 Arm = Literal["weights", "named", "shadow"]
 """How a request reached a version; the prediction log's column `route`."""
-
-ROUTE, PROPENSITY = "x-evergrow-route", "x-evergrow-propensity"
-VERSION, ENTITY, REQUEST_ID = "x-evergrow-version", "x-evergrow-entity", "x-request-id"
 
 NAME = "evergrow"
 """Of the listener, of the route configuration, and of the host that servers are told."""
@@ -219,7 +217,8 @@ def route_in(configuration: Mapping[str, Any]) -> Route | None:
 def _configuration(rules: list[Object], route: Route | None) -> Object:
     host = {"name": NAME, "domains": ["*"], "routes": rules}
     carried = {} if route is None else {"metadata": {"filter_metadata": {NAME: route.model_dump(mode="json")}}}
-    return {"@type": _ROUTES, "name": NAME, "virtual_hosts": [host], **carried}
+    # Copies are marked as such here, and no caller is to say that theirs is one.
+    return {"@type": _ROUTES, "name": NAME, "virtual_hosts": [host], "request_headers_to_remove": [DRAWN], **carried}
 
 
 def _rules(route: Route, grpc: bool, timeout: float) -> Iterator[Object]:

@@ -1,8 +1,8 @@
 """Gateway API: the HTTPRoute of a model says which of its versions answer, and with which probability.
 
 The gateway alone says which way a request took: what a caller sends in our headers is replaced or taken away. A route
-that mirrors requests (`RequestMirror`) cannot mark the copies, nor does Envoy Gateway: the prediction log would have
-them for answers. Copies are refused here until something else marks them.
+that mirrors requests (`RequestMirror`) cannot mark the copies. But each request says which version was drawn for it:
+a server of another one has a copy.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 from evergrow.contracts import Route
 from evergrow.errors import ServingError
+from evergrow.headers import DRAWN, PROPENSITY, ROUTE, VERSION
+from evergrow.integrations import labels
 from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, Kubernetes
-from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL, VERSION
+from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL
 from evergrow.spec.environment import EnvironmentSpec
 
-VERSION_HEADER, ROUTE_HEADER, PROPENSITY_HEADER = "x-evergrow-version", "x-evergrow-route", "x-evergrow-propensity"
 ANNOTATION = "evergrow.dev/route"
 PORT = 80
 """KServe's Service of a predictor."""
@@ -32,17 +33,12 @@ class GatewayTraffic:
         """Make it so; again changes nothing.
 
         Raises:
-            ServingError: a version of the route has no InferenceService; callers are to be kept to a version, or
-                requests to be copied, which is not to be had here.
+            ServingError: a version of the route has no InferenceService; callers are to be kept to a version, which
+                is not to be had here.
         """
         if route.sticky:
             raise ServingError(
                 f"{route.model}: `rollout.sticky` must be empty on a cluster: Gateway API keeps no caller to a version"
-            )
-        if route.mirror is not None:
-            raise ServingError(
-                f"{route.model}: requests cannot be copied to version {route.mirror} on a cluster: Gateway API marks "
-                "no copies, and the prediction log would have them for answers"
             )
         self.kubernetes.apply(HTTP_ROUTE, http_route(self.place, route, self._services(route.model)))
 
@@ -55,7 +51,7 @@ class GatewayTraffic:
     def _services(self, model: str) -> Mapping[int, str]:
         """Names of the model's InferenceServices by version."""
         found = self.kubernetes.search(INFERENCE_SERVICE, {MODEL: model, **MANAGED_BY})
-        return {int(one["metadata"]["labels"][VERSION]): str(one["metadata"]["name"]) for one in found}
+        return {int(one["metadata"]["labels"][labels.VERSION]): str(one["metadata"]["name"]) for one in found}
 
 
 def http_route(place: EnvironmentSpec, route: Route, services: Mapping[int, str]) -> dict[str, Any]:
@@ -72,7 +68,8 @@ def http_route(place: EnvironmentSpec, route: Route, services: Mapping[int, str]
         ServingError: a version of the route has none.
     """
     drawn = {version: weight for version, weight in route.weights.items() if weight > 0}
-    if missing := sorted({*drawn, *route.warm} - set(services)):
+    copied = {route.mirror} if route.mirror is not None else set()
+    if missing := sorted({*drawn, *route.warm, *copied} - set(services)):
         raise ServingError(
             f"{route.model}: version {missing[0]} of the route has no InferenceService, found {sorted(services)}"
         )
@@ -86,7 +83,7 @@ def http_route(place: EnvironmentSpec, route: Route, services: Mapping[int, str]
         "spec": {
             "parentRefs": [{"name": gateway.name, "namespace": gateway.namespace}],
             "hostnames": [host(place, route.model)],
-            "rules": [_drawn(drawn, services), *(_named(version, services) for version in sorted(route.warm))],
+            "rules": [_drawn(route, services), *(_named(version, services) for version in sorted(route.warm))],
         },
     }
 
@@ -96,24 +93,28 @@ def host(place: EnvironmentSpec, model: str) -> str:
     return f"{model}.{place.execution.namespace}.{place.execution.serving.gateway.domain}"
 
 
-def _drawn(weights: Mapping[int, int], services: Mapping[int, str]) -> dict[str, Any]:
+def _drawn(route: Route, services: Mapping[int, str]) -> dict[str, Any]:
     backends = [
         {
             **_backend(services[version]),
             "weight": weight,
-            "filters": [_headers({ROUTE_HEADER: "weights", PROPENSITY_HEADER: f"{weight / 100:g}"})],
+            "filters": [_headers({ROUTE: "weights", PROPENSITY: f"{weight / 100:g}", DRAWN: str(version)})],
         }
-        for version, weight in sorted(weights.items())
+        for version, weight in sorted(route.weights.items())
+        if weight > 0
     ]
-    return {"backendRefs": backends}
+    if route.mirror is None:
+        return {"backendRefs": backends}
+    copies = {"backendRef": _backend(services[route.mirror]), "percent": route.mirror_percent}
+    return {"filters": [{"type": "RequestMirror", "requestMirror": copies}], "backendRefs": backends}
 
 
 def _named(version: int, services: Mapping[int, str]) -> dict[str, Any]:
     """Requests that ask for a version by its number."""
-    header = {"type": "Exact", "name": VERSION_HEADER, "value": str(version)}
+    header = {"type": "Exact", "name": VERSION, "value": str(version)}
     return {
         "matches": [{"headers": [header]}],
-        "filters": [_headers({ROUTE_HEADER: "named"}, remove=[PROPENSITY_HEADER])],
+        "filters": [_headers({ROUTE: "named", DRAWN: str(version)}, remove=[PROPENSITY])],
         "backendRefs": [_backend(services[version])],
     }
 

@@ -102,8 +102,10 @@ def test_requests_are_divided_by_the_weights(traffic, caller, versions):
 def test_what_callers_say_of_route_and_propensity_is_replaced(traffic, caller, versions):
     traffic.apply(route({1: 100}, warm=(1,)))
     for headers in ({}, {"x_evergrow_version": "1"}):
-        caller.ask(x_evergrow_route="shadow", x_evergrow_propensity="0.001", host="delays-shadow", **headers)
+        forged = {"x_evergrow_route": "shadow", "x_evergrow_propensity": "0.001", "x_evergrow_drawn": "9"}
+        caller.ask(host="delays-shadow", **forged, **headers)
     drawn, named = versions[1].asked
+    assert "x-evergrow-drawn" not in {**drawn, **named}
     assert drawn["host"] == named["host"] == "evergrow"
     assert (drawn["x-evergrow-route"], drawn["x-evergrow-propensity"]) == ("weights", "1")
     assert (named["x-evergrow-route"], "x-evergrow-propensity" in named) == ("named", False)

@@ -35,7 +35,11 @@ def test_shares_are_those_of_the_route_and_each_has_its_propensity(found):
     for backend in drawn["backendRefs"]:
         (headers,) = backend["filters"]
         told = {h["name"]: h["value"] for h in headers["requestHeaderModifier"]["set"]}
-        assert told == {"x-evergrow-route": "weights", "x-evergrow-propensity": f"{backend['weight'] / 100:g}"}
+        assert told == {
+            "x-evergrow-route": "weights",
+            "x-evergrow-propensity": f"{backend['weight'] / 100:g}",
+            "x-evergrow-drawn": backend["name"].removeprefix("bikes-v").removesuffix("-predictor"),
+        }
 
 
 def test_a_warm_version_is_asked_for_by_its_number_and_has_no_propensity():
@@ -45,14 +49,25 @@ def test_a_warm_version_is_asked_for_by_its_number_and_has_no_propensity():
     assert named["matches"] == [{"headers": [{"type": "Exact", "name": "x-evergrow-version", "value": "2"}]}]
     assert named["backendRefs"] == [{"name": "bikes-v2-predictor", "port": 80}]
     assert headers["requestHeaderModifier"] == {
-        "set": [{"name": "x-evergrow-route", "value": "named"}],
+        "set": [{"name": "x-evergrow-route", "value": "named"}, {"name": "x-evergrow-drawn", "value": "2"}],
         "remove": ["x-evergrow-propensity"],
     }
 
 
-def test_requests_are_not_copied_where_copies_cannot_be_told_and_that_is_said():
-    with pytest.raises(ServingError, match="cannot be copied to version 2 on a cluster: Gateway API marks no copies"):
-        gateway().apply(Route(model="bikes", weights={1: 100}, mirror=2, mirror_percent=30))
+def test_copies_go_to_the_shadow_and_say_for_which_version_the_request_was_drawn():
+    (drawn,) = rules(Route(model="bikes", weights={1: 100}, mirror=2, mirror_percent=30))
+    (copied,) = drawn["filters"]
+
+    assert copied == {
+        "type": "RequestMirror",
+        "requestMirror": {"backendRef": {"name": "bikes-v2-predictor", "port": 80}, "percent": 30},
+    }
+    assert [backend["name"] for backend in drawn["backendRefs"]] == ["bikes-v1-predictor"]
+
+
+def test_a_shadow_without_a_server_is_refused():
+    with pytest.raises(ServingError, match="version 9 of the route has no InferenceService"):
+        http_route(PLACE, Route(model="bikes", weights={1: 100}, mirror=9, mirror_percent=30), SERVICES)
 
 
 def test_callers_cannot_be_kept_to_a_version_and_that_is_said():

@@ -65,6 +65,7 @@ def test_what_was_applied_last_is_in_force_whole(traffic: Any) -> None:
         route({1: 100}),
         route({1: 90, 2: 10}, warm=(1, 2)),
         route({1: 100, 2: 0}, warm=(1,)),
+        route({1: 100}, mirror=3, mirror_percent=20, warm=(1, 3)),
         route({2: 100}),
     ):
         traffic.apply(one)

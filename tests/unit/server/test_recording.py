@@ -41,6 +41,17 @@ def serve(features, tmp_path, log=None, **env):
     return server(directory, "--log-dir", str(tmp_path / "log"), env=env)
 
 
+def test_what_was_drawn_for_another_version_is_recorded_as_a_copy(features, tmp_path, recorded):
+    with serve(features, tmp_path) as running:
+        said = {"x_evergrow_route": "weights", "x_evergrow_propensity": "0.9"}
+        for drawn in ("3", "2"):
+            running.post(PREDICT, {"instances": [row()]}, **said, x_evergrow_drawn=drawn)
+            infer_over_grpc(running, v2([row()]), x_evergrow_drawn=drawn, **said)
+        lines = recorded()
+    ways = [(line["route"], line["propensity"]) for line in lines]
+    assert ways == [("weights", 0.9), ("weights", 0.9), ("shadow", None), ("shadow", None)]
+
+
 def test_each_protocols_answers_are_recorded_with_what_was_asked_known_and_answered(features, tmp_path, recorded):
     with serve(features, tmp_path) as running:
         routed = {"x_request_id": "mine", "x_evergrow_route": "arm", "x_evergrow_propensity": "0.25"}

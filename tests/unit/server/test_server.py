@@ -458,7 +458,7 @@ def test_metrics_count_requests_rows_and_flags(delays):
 # -- gRPC --------------------------------------------------------------------------------------------------------------
 
 
-def infer_over_grpc(running, document, model="delays"):
+def infer_over_grpc(running, document, model="delays", **said):
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
     slots = {"BYTES": "bytes_contents", "FP64": "fp64_contents", "INT64": "int64_contents"}
@@ -468,12 +468,13 @@ def infer_over_grpc(running, document, model="delays"):
         values = [v.encode() if isinstance(v, str) else v for v in tensor["data"]]
         contents = pb.InferTensorContents(**{slots[tensor["datatype"]]: values})
         request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"], contents=contents)
-    return call_grpc(running, request)
+    return call_grpc(running, request, **said)
 
 
-def call_grpc(running, request):
+def call_grpc(running, request, **said):
     import grpc
     from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 
     with grpc.insecure_channel(f"127.0.0.1:{running.grpc}") as channel:
-        return services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+        metadata = [(name.replace("_", "-"), value) for name, value in said.items()]
+        return services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20, metadata=metadata)
