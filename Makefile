@@ -60,6 +60,7 @@ LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes
 lock: setup ## Resolve requirements/*.in again, with hashes
 	$(LOCK) requirements/dev.in -o requirements/dev.txt
 	$(LOCK) requirements/steps.in -c requirements/dev.txt -o requirements/steps.txt
+	$(LOCK) requirements/operator.in -c requirements/dev.txt -o requirements/operator.txt
 	$(LOCK) requirements/server.in -c requirements/dev.txt -o requirements/server.txt
 	$(LOCK) requirements/mlflow.in -c requirements/dev.txt -o requirements/mlflow.txt
 	$(LOCK) requirements/feast.in -c requirements/dev.txt -o requirements/feast.txt

@@ -92,6 +92,7 @@ STARTS: Mapping[str, Start] = {
         "a step's code is imported",
         ["python", "-c", "import kfp.dsl.executor_main, components.build_training_set.step"],
     ),
+    "operator": Start("its code is imported", ["python", "-c", "import components.operator.run"]),
     "server": Start(
         "Ready",
         ["python", "-m", "components.server", "--now", NOW.isoformat()],

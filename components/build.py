@@ -46,6 +46,7 @@ class Image:
 
 IMAGES: Mapping[str, Image] = {
     "steps": Image("evergrow/steps-python", "components/Dockerfile"),
+    "operator": Image("evergrow/operator-python", "components/Dockerfile", "operator"),
     "server": Image("evergrow/server-python", "components/server/Dockerfile", "server"),
     "mlflow": Image("evergrow/mlflow", "components/mlflow/Dockerfile"),
     "feast": Image("evergrow/feast", "components/feast/Dockerfile"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evergrow.contracts import Comparison, EvaluationReport, Feature, ModelVersion, Route
 from evergrow.rollout.attempt import Attempt
@@ -16,6 +14,9 @@ from evergrow.rollout.machine import Order
 from evergrow.spec import ContinualModel
 from evergrow.spec.model import ModelStatus
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Clock(Protocol):
@@ -111,6 +112,15 @@ class ModelRegistry(Protocol):
 class Serving(Protocol):
     """What puts a model version in front of callers."""
 
+    @property
+    def where(self) -> str:
+        """Where the model is served: a path or a URL."""
+        ...
+
+    def publish(self, version: ModelVersion, bundle: Path) -> object:
+        """Have the version's files where servers are started from; again changes nothing."""
+        ...
+
     def prepare(self, version: ModelVersion, bundle: Path) -> object:
         """Make all ready that can fail, without serving `version` yet."""
         ...
@@ -141,6 +151,10 @@ class Rollouts(Protocol):
 
     def model(self, name: str) -> ContinualModel | None:
         """The model's document; None if there is none."""
+        ...
+
+    def put_model(self, document: ContinualModel) -> None:
+        """Have a model's document known. On a cluster, one that somebody applied stays as it is."""
         ...
 
     def attempts(self, model: str) -> Sequence[Attempt]:

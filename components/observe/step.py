@@ -13,14 +13,13 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import pyarrow as pa
 
-from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, ModelVersion, Observation, instant, start_of
+from evergrow.contracts import EVENT_TIMESTAMP, Observation, instant, start_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
-from evergrow.errors import DataError, RegistryError
-from evergrow.evaluation.evaluate import BASELINE
 from evergrow.integrations import skew
 from evergrow.integrations.drift_tools import second_opinions
 from evergrow.integrations.feast import FeastStore
+from evergrow.integrations.held_out import answering, held_out
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.object_store import fetch
 from evergrow.integrations.places import place_of
@@ -37,7 +36,7 @@ from evergrow.monitoring.inputs import observe_day, private, scene_of
 from evergrow.monitoring.outcomes import judge
 from evergrow.monitoring.skew import observations
 from evergrow.monitoring.watch import DayTraffic, Watch
-from evergrow.prediction_log.records import HASH_KEY, hashed, logged
+from evergrow.prediction_log.records import HASH_KEY, logged
 from evergrow.spec import ContinualModel, parse
 
 CATCH_UP = 7
@@ -205,34 +204,21 @@ class Look:
 
     def bundle(self, version: int) -> Bundle:
         """A version's model."""
-        return Bundle.load(self.registry.fetch(self._resolved(version), self.scratch / f"bundle-{version}"))
+        found = answering(self.registry, self.document.name, version)
+        return Bundle.load(self.registry.fetch(found, self.scratch / f"bundle-{version}"))
 
     def outcomes(self) -> pd.DataFrame:
         """The predictions of the history with the labels that are known."""
-        label, rule = self.document.spec.label, self.document.spec.monitoring
-        examples = self._as_logged(Lake(self.environment.data(self.document.name)).read("examples"))
+        rule = self.document.spec.monitoring
+        examples = Lake(self.environment.data(self.document.name)).read("examples")
         rows = self._answered()
         for version in rows["version"].unique():
             self.baseline(int(version))
         features = [logged(f.name) for b in self._baselines.values() for f in b.features]
-        key = [logged(column) for column in label.key] or truth.shared_key(
-            list(rows.columns), list(examples.columns), label.column, features
-        )
         groups = {*(rule.column for rule in rule.fairness), *rule.slices_of(self.document.spec.evaluation)}
-        extra = sorted(({logged(column) for column in groups} & set(examples.columns)) - set(rows.columns))
-        wanted = [*dict.fromkeys([EVENT_TIMESTAMP, KNOWN_AT, label.column, *key, *extra])]
-        return truth.join(rows, examples[wanted], label.column, key, label.within, self.as_of, extra)
-
-    def _as_logged(self, examples: pd.DataFrame) -> pd.DataFrame:
-        """Examples with the log's names of columns, and with personal data hashed as the log has it."""
-        columns = [c for c in self.document.spec.serving.log.hashed if c in examples]
-        if columns and self.hash_key is None:
-            raise DataError(
-                f"labels cannot be joined by what the log has hashed: {', '.join(columns)}", hint=f"set {HASH_KEY}"
-            )
-        by = {c: examples[c].map(lambda v: hashed(v, self.hash_key or b""), na_action="ignore") for c in columns}
-        kept = {EVENT_TIMESTAMP, KNOWN_AT, self.document.spec.label.column}
-        return examples.assign(**by).rename(columns={c: logged(c) for c in examples if c not in kept})
+        return truth.outcomes(
+            self.document, rows, examples, features, self.as_of, self.hash_key, [logged(column) for column in groups]
+        )
 
     def _answered(self) -> pd.DataFrame:
         """The predictions of the history, of a busy service every n-th."""
@@ -253,16 +239,5 @@ class Look:
             DataError: it was judged by an evergrow that kept no baseline.
         """
         if version not in self._baselines:
-            found = self._resolved(version)
-            folder = self.registry.evaluation(found, self.scratch / f"evaluation-{version}")
-            self._baselines[version] = Baseline.load(folder / BASELINE)
+            self._baselines[version] = held_out(self.registry, self.document.name, version, self.scratch)
         return self._baselines[version]
-
-    def _resolved(self, version: int) -> ModelVersion:
-        found = self.registry.resolve(self.document.name, str(version))
-        if found is None:
-            raise RegistryError(
-                f"{self.document.name}: predictions were logged by version {version}, which the registry does not have",
-                hint="was it deleted, or is MLFLOW_TRACKING_URI another environment's?",
-            )
-        return found

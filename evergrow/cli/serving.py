@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -38,17 +39,26 @@ def serve(
     as_of: Annotated[
         str | None, typer.Option(help="Take this instant for the present; it goes on ticking.", show_default=False)
     ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Carry out rollouts: a gateway before a server for each version.")
+    ] = False,
 ) -> None:
     """Serve the champion with KServe's model server until interrupted, and record what it answers.
 
-    `evergrow predictions` shows what was recorded, a minute later.
+    `evergrow predictions` shows what was recorded, a minute later. With --rollout a gateway (Envoy) takes the port and
+    divides callers among versions as `evergrow rollout` orders it.
 
     Examples:
       evergrow serve arrival-delay
 
       evergrow serve -f models/arrival_delay/model.yaml --port 9000 --as-of 2013-10-01
+
+      evergrow serve arrival-delay --rollout
     """
     environment, name = Environment.read(), _name(model, file)
+    if rollout:
+        _serve_rollouts(environment, name, host, port, grpc_port, as_of)
+        return
     command = server_command(environment, name, host, port, grpc_port, as_of)
     sys.stdout.flush()
     subprocess.Popen(shipper_command(environment, name))  # noqa: S603 - as below
@@ -75,10 +85,54 @@ def server_command(
             f"{model}: no version is deployed in {environment.home}",
             hint="`evergrow run training` deploys the first version that passes its gate",
         )
+    return _command_for(environment, model, directory, host, port, grpc_port, as_of)
+
+
+def _command_for(
+    environment: Environment, model: str, directory: Path, host: str, port: int, grpc_port: int, now: str | None
+) -> list[str]:
     command = [sys.executable, "-m", "components.server", "--model-dir", str(directory), "--host", host]
     command += ["--http-port", str(port), "--grpc-port", str(grpc_port)]
     command += ["--log-dir", str(environment.recorded(model))]
-    return command + (["--now", as_of] if as_of else [])
+    return command + (["--now", now] if now else [])
+
+
+def _serve_rollouts(
+    environment: Environment, model: str, host: str, port: int, grpc_port: int, as_of: str | None
+) -> None:
+    """Serve in the foreground with rollouts; SIGTERM and SIGINT have it answer what is under way and end."""
+    from evergrow import logs
+    from evergrow.cli.pipelines import read_as_of
+    from evergrow.contracts import instant
+    from evergrow.integrations.clocks import OffsetClock
+    from evergrow.integrations.envoy_config import Backend, Collector, Listener
+    from evergrow.integrations.rollouts_local import RolloutServing
+
+    if grpc_port not in (0, port):
+        raise SpecError(
+            f"--grpc-port: must be 0 or --port with --rollout, found {grpc_port}",
+            hint="the gateway takes HTTP and gRPC on one port",
+        )
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _: told.append(got))
+    logs.configure()
+    clock = OffsetClock.at(instant(read_as_of(as_of)) if as_of else None)
+
+    def start(directory: Path, at: Backend) -> list[str]:
+        now = clock.now().isoformat() if as_of else None
+        command = _command_for(environment, model, directory, at.host, at.http_port, at.grpc_port, now)
+        # No load balancer has to learn that it stops: the gateway was told before.
+        return [*command, "--drain-seconds", "1"]
+
+    listener = Listener(model=model, host=host, port=port, collector=Collector.read(os.environ))
+    shipper = shipper_command(environment, model)
+    served = RolloutServing(environment, listener, start, shipper, clock, grpc=grpc_port != 0, tell=_tell)
+    served.run(lambda: bool(told))
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def predict(

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 from evergrow.contracts import Route
 from evergrow.errors import ServingError
 from evergrow.integrations import envoy_config as config
+from evergrow.integrations.child_processes import start_child
 from evergrow.integrations.envoy_config import Arm, Backend, Listener, Object
 
 READY_SECONDS = 20.0
@@ -33,17 +33,6 @@ APPLY_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
 ADMIN_SECONDS = 5.0
 POLL_SECONDS = 0.01
-
-# Run in the child, before Envoy: the kernel ends it with the thread that started it (PR_SET_PDEATHSIG is 1), unless
-# that was gone before we could ask. Elsewhere than on Linux nothing does.
-_WITH_PARENT = """
-import os, signal, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _FAULTS = "(2|4|13|14|15)"
 """Statuses of gRPC's that are no caller's fault: unknown, deadline, internal, unavailable, data loss."""
@@ -107,9 +96,7 @@ class EnvoyTraffic:
         program = find_program()
         self._write_all()
         (self.folder / "admin").unlink(missing_ok=True)
-        with (self.folder / "envoy.log").open("ab") as log:
-            command = self._command(program)
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
+        self._process = start_child(self._command(program), self.folder / "envoy.log")
         try:
             self.wait_ready()
         except ServingError:
@@ -187,6 +174,15 @@ class EnvoyTraffic:
         answered = self._stats(rf"^cluster\.({http}|{grpc})\.upstream_rq_completed$")
         return Counts(sum(map(int, answered.values())), sum(map(int, found.values())))
 
+    def unsent(self, version: int) -> int:
+        """How many of the copies that `counts` has were not sent, for the version had its hands full.
+
+        Raises:
+            ServingError: the gateway is not there.
+        """
+        http, grpc = (config.Way(version, "shadow", grpc).cluster for grpc in (False, True))
+        return sum(map(int, self._stats(rf"^cluster\.({http}|{grpc})\.upstream_rq_pending_overflow$").values()))
+
     # -- files --
 
     def _made_of(self, route: Route) -> tuple[list[Object], Object]:
@@ -253,8 +249,7 @@ class EnvoyTraffic:
         envoy = [program, "--config-path", str(self.folder / "bootstrap.json")]
         envoy += ["--admin-address-path", str(self.folder / "admin"), "--log-level", "warning"]
         # One thread takes more requests than the servers of one machine do.
-        envoy += ["--concurrency", "1", "--disable-hot-restart", "--drain-strategy", "immediate"]
-        return [sys.executable, "-I", "-S", "-c", _WITH_PARENT, str(os.getpid()), *envoy]
+        return [*envoy, "--concurrency", "1", "--disable-hot-restart", "--drain-strategy", "immediate"]
 
     def _is_ready(self) -> bool:
         if not self.running:

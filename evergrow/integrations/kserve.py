@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,7 @@ class KServeServing:
         Raises:
             ServingError: it is not Ready in time; says what its pods say.
         """
-        directory, url = self._publish(version, bundle)
-        service = inference_service(self.place, self.model, version, directory, url)
-        name = str(service["metadata"]["name"])
-        if self.kubernetes.create(INFERENCE_SERVICE, service) is None:
-            self._check_same(name, url)
+        name = start(self.kubernetes, self.place, self.model, self.publish(version, bundle))
         self._wait(name)
         return name
 
@@ -76,28 +74,30 @@ class KServeServing:
         here = version.version
         self.traffic.apply(Route(model=self.model.name, weights={here: 100}, warm=(here,)))
         self._prune({name, *before})
+        return self.where
+
+    @property
+    def where(self) -> str:
+        """URL of the model's route."""
         return f"http://{host(self.place, self.model.name)}"
 
-    def _publish(self, version: ModelVersion, bundle: Path) -> tuple[str, str]:
-        """Put the version's directory into the object store, once; returns its name and its URL there."""
-        folder = f"serving/{self.model.name}/versions"
+    def publish(self, version: ModelVersion, bundle: Path) -> Published:
+        """Put the version's directory into the object store, once, from where servers are started at any time.
+
+        Raises:
+            ServingError: it could not be served in this environment.
+        """
+        folder = versions_folder(self.model.name)
         here = self.local.root / "versions" / str(version.version)
         if not here.exists() and self.store.read(f"{folder}/{version.version}/{SERVING}") is not None:
             self.store.download(f"{folder}/{version.version}", here)
         directory = self.local.prepare(version, bundle)
+        check(self.place, self.model, directory.name)
         where = f"{folder}/{directory.name}"
         if self.store.read(f"{where}/{SERVING}") is None:
             self.store.upload(directory, where, last=SERVING)
-        return directory.name, f"{self.store.url}/{where}"
-
-    def _check_same(self, name: str, url: str) -> None:
-        found = self.kubernetes.get(INFERENCE_SERVICE, name) or {}
-        there = _at(found, "spec", "predictor", "model", "storageUri")
-        if there != url:
-            raise ServingError(
-                f"InferenceService {name} serves {there}, and not {url}",
-                hint=f"it was made by other means: `kubectl delete inferenceservice {name}`, then run again",
-            )
+        url = f"{self.store.url}/{where}"
+        return Published(version.version, version.identity, version.model_digest, directory.name, url)
 
     def _wait(self, name: str) -> None:
         limit = self.place.execution.serving.ready_within
@@ -130,23 +130,135 @@ class KServeServing:
 
     def _prune(self, keep: set[str]) -> None:
         """Remove InferenceServices beyond the newest that are kept."""
-        found = self.kubernetes.search(INFERENCE_SERVICE, {MODEL: self.model.name, **MANAGED_BY})
-        newest = sorted(found, key=lambda s: str(s["metadata"]["creationTimestamp"]), reverse=True)
-        others = [s["metadata"]["name"] for s in newest if s["metadata"]["name"] not in keep]
-        room = max(0, self.place.execution.serving.keep_versions - len(keep))
-        for name in others[room:]:
+        for name in superfluous(self.place, services(self.kubernetes, self.model.name), keep):
             self.kubernetes.delete(INFERENCE_SERVICE, name)
 
 
+@dataclass(frozen=True)
+class Published:
+    """A version in the object store, which servers are started from.
+
+    Attributes:
+        version: its number.
+        identity: of what it was made of.
+        model_digest: of its bundle.
+        directory: name of its directory; a version that was published with other options too has several.
+        url: of the directory.
+    """
+
+    version: int
+    identity: str
+    model_digest: str
+    directory: str
+    url: str
+
+
+def published(store: ObjectStore, model: str, version: int) -> Published:
+    """A version as it was published last.
+
+    Raises:
+        ServingError: it never was.
+    """
+    folder = versions_folder(model)
+    whole = {name.removesuffix(f"/{SERVING}"): at for name, at in store.written(folder).items() if _is_serving(name)}
+    own = {name: at for name, at in whole.items() if name.partition("-")[0] == str(version)}
+    if not own:
+        raise ServingError(
+            f"{model} version {version} is not in {store.url}/{folder}, found {sorted(whole) or 'nothing'}",
+            hint="the deploy step of its training run puts it there; run the pipeline again",
+        )
+    directory = max(own, key=lambda name: (own[name], name))
+    content, _ = store.read(f"{folder}/{directory}/{SERVING}") or (b"{}", "")
+    about = json.loads(content)
+    url = f"{store.url}/{folder}/{directory}"
+    return Published(version, about["identity"], about["model_digest"], directory, url)
+
+
+def _is_serving(name: str) -> bool:
+    return name.count("/") == 1 and name.endswith(f"/{SERVING}")
+
+
+def versions_folder(model: str) -> str:
+    """Where a model's versions are in the object store."""
+    return f"serving/{model}/versions"
+
+
+def start(
+    kubernetes: Kubernetes,
+    place: EnvironmentSpec,
+    model: ContinualModel,
+    version: Published,
+    owners: Sequence[Object] = (),
+    replicas: int = 0,
+) -> str:
+    """Have a version's InferenceService, without waiting for it; returns its name. Again changes nothing.
+
+    Args:
+        kubernetes: where.
+        place: the environment.
+        model: its document.
+        version: as it is in the object store.
+        owners: references of objects whose end is its end, too.
+        replicas: at least so many, and not fewer than the environment says.
+
+    Raises:
+        ServingError: there is one of its name that serves something else, or that is about to go.
+    """
+    service = inference_service(place, model, version, version.directory, version.url)
+    service["spec"]["predictor"] |= sized(place, replicas)
+    if owners:
+        service["metadata"]["ownerReferences"] = [*owners]
+    name = str(service["metadata"]["name"])
+    if kubernetes.create(INFERENCE_SERVICE, service) is None:
+        _check_same(kubernetes.get(INFERENCE_SERVICE, name) or {}, name, version.url)
+    return name
+
+
+def _check_same(found: Object, name: str, url: str) -> None:
+    if _at(found, "metadata", "deletionTimestamp"):
+        raise ServingError(f"InferenceService {name} is being deleted; it is made again after that", retriable=True)
+    there = _at(found, "spec", "predictor", "model", "storageUri")
+    if there != url:
+        raise ServingError(
+            f"InferenceService {name} serves {there}, and not {url}",
+            hint=f"it was made by other means: `kubectl delete inferenceservice {name}`, then run again",
+        )
+
+
+def sized(place: EnvironmentSpec, replicas: int = 0) -> dict[str, int]:
+    """How many pods serve a version: as the environment says, and at least `replicas`."""
+    scaling = place.execution.serving.autoscaling
+    least = max(scaling.min_replicas, replicas)
+    return {"minReplicas": least, "maxReplicas": max(scaling.max_replicas, least)}
+
+
+def services(kubernetes: Kubernetes, model: str) -> list[Object]:
+    """A model's InferenceServices, the newest first."""
+    found = kubernetes.search(INFERENCE_SERVICE, {MODEL: model, **MANAGED_BY})
+    return sorted(found, key=lambda one: str(one["metadata"]["creationTimestamp"]), reverse=True)
+
+
+def superfluous(place: EnvironmentSpec, newest: Sequence[Object], keep: set[str]) -> list[str]:
+    """Names of InferenceServices beyond the newest that the environment keeps.
+
+    Args:
+        place: the environment.
+        newest: all of a model, the newest first.
+        keep: names of those that stay in any case, which count.
+    """
+    others = [str(one["metadata"]["name"]) for one in newest if one["metadata"]["name"] not in keep]
+    return others[max(0, place.execution.serving.keep_versions - len(keep)) :]
+
+
 def inference_service(
-    place: EnvironmentSpec, model: ContinualModel, version: ModelVersion, directory: str, url: str
+    place: EnvironmentSpec, model: ContinualModel, version: ModelVersion | Published, directory: str, url: str
 ) -> dict[str, Any]:
     """The InferenceService of a version, whose directory of that name is at `url`.
 
     Raises:
         ServingError: KServe could make no host name of it; its log may grow larger than its pod's volume.
     """
-    _check_log(place, model)
+    check(place, model, directory)
     # KServe copies labels and annotations to the pods: changing one later would restart them all.
     return {
         "metadata": {
@@ -164,7 +276,7 @@ def inference_service(
                 "evergrow.dev/model-digest": version.model_digest,
             },
         },
-        "spec": {"predictor": _predictor(place.execution.serving, url)},
+        "spec": {"predictor": {**_predictor(place.execution.serving, url), **sized(place)}},
     }
 
 
@@ -185,8 +297,14 @@ def service_name(place: EnvironmentSpec, model: str, directory: str) -> str:
     return name
 
 
-def _check_log(place: EnvironmentSpec, model: ContinualModel) -> None:
-    """A volume that is full has its pod evicted, and what was recorded goes with the pod."""
+def check(place: EnvironmentSpec, model: ContinualModel, directory: str) -> None:
+    """Whether a version whose directory has this name could be served in an environment.
+
+    Raises:
+        ServingError: KServe could make no host name of it; its log may grow larger than its pod's volume, and what was
+            recorded goes with a pod that is evicted for a full one.
+    """
+    service_name(place, model.name, directory)
     limit, volume = model.spec.serving.log.limit_mb, place.execution.serving.log_volume
     most = float(parse_quantity(volume)) * LOG_SHARE / 1_000_000
     if limit > most:
@@ -201,8 +319,6 @@ def _predictor(serving: Serving, url: str) -> dict[str, Any]:
     return {
         "serviceAccountName": serving.service_account,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "minReplicas": scaling.min_replicas,
-        "maxReplicas": scaling.max_replicas,
         "scaleMetric": "cpu",
         "scaleTarget": scaling.cpu_utilization,
         "nodeSelector": dict(serving.node_selector),

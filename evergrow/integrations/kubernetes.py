@@ -6,12 +6,12 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from evergrow.errors import ClusterError
+from evergrow.errors import ClusterError, ConflictError, EvergrowError
 
 # How long a server that does not answer is asked again: a control plane that restarts is back by then.
 PATIENCE = 120.0
@@ -43,6 +43,10 @@ CONFIG_MAP = Kind("ConfigMap", "configmaps", "v1")
 EVENT = Kind("Event", "events", "v1")
 JOB = Kind("Job", "jobs", "v1", "batch")
 CRON_JOB = Kind("CronJob", "cronjobs", "v1", "batch")
+DEPLOYMENT = Kind("Deployment", "deployments", "v1", "apps")
+LEASE = Kind("Lease", "leases", "v1", "coordination.k8s.io")
+CONTINUAL_MODEL = Kind("ContinualModel", "continualmodels", "v1alpha1", "evergrow.dev")
+MODEL_ROLLOUT = Kind("ModelRollout", "modelrollouts", "v1alpha1", "evergrow.dev")
 INFERENCE_SERVICE = Kind("InferenceService", "inferenceservices", "v1beta1", "serving.kserve.io")
 HTTP_ROUTE = Kind("HTTPRoute", "httproutes", "v1", "gateway.networking.k8s.io")
 
@@ -93,9 +97,13 @@ class Kubernetes:
 
     def search(self, kind: Kind, labels: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of a kind with these labels."""
+        return self.listed(kind, labels)[0]
+
+    def listed(self, kind: Kind, labels: Mapping[str, str] | None = None) -> tuple[list[Object], str]:
+        """All objects of a kind with these labels, and the revision that all of them are of."""
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
         found = self._call("GET", kind.path(self.namespace), query=[("labelSelector", selector)] if selector else [])
-        return list((found or {}).get("items", []))
+        return list(found.get("items", [])), str(found.get("metadata", {}).get("resourceVersion", ""))
 
     def create(self, kind: Kind, body: Object) -> Object | None:
         """Make an object; None if one of its name exists already."""
@@ -113,6 +121,36 @@ class Kubernetes:
             content_type="application/apply-patch+yaml",
         )
         return applied or {}
+
+    def patch(self, kind: Kind, name: str, changes: Object | Sequence[Object], part: str = "") -> Object | None:
+        """Change an object; returns what it is then, None if there is none.
+
+        Args:
+            kind: of the object.
+            name: its name.
+            changes: what is different (JSON merge patch, RFC 7396) or operations (JSON patch, RFC 6902). With a
+                `metadata.resourceVersion` they are of the object as it was read.
+            part: "status" where that is a part of its own; empty for all but that.
+
+        Raises:
+            ConflictError: it has changed since it was read, or a `test` among the operations failed.
+        """
+        form = "merge-patch" if isinstance(changes, Mapping) else "json-patch"
+        path = f"{kind.path(self.namespace)}/{name}" + (f"/{part}" if part else "")
+        changed: Object | None = self._call(
+            "PATCH", path, changes, content_type=f"application/{form}+json", absent_is_none=True
+        )
+        return changed
+
+    def replace(self, kind: Kind, body: Object) -> Object | None:
+        """Put an object in place of the one that was read; returns what it is then, None if there is none any more.
+
+        Raises:
+            ConflictError: it has changed since.
+        """
+        path = f"{kind.path(self.namespace)}/{body['metadata']['name']}"
+        replaced: Object | None = self._call("PUT", path, _whole(kind, body), absent_is_none=True)
+        return replaced
 
     def delete(self, kind: Kind, name: str) -> None:
         """Remove an object and what it owns; one that is not there is removed already."""
@@ -159,7 +197,7 @@ class Kubernetes:
                 return None
             if exists_is_none and error.status == 409 and _reason(error) == "AlreadyExists":
                 return None
-            raise _translated(error, f"{method} {path}") from error
+            raise _translated(error, method, path) from error
         return raw.decode(errors="replace") if text else json.loads(raw)
 
 
@@ -206,12 +244,20 @@ def _status(error: Any) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def _translated(error: Any, doing: str) -> ClusterError:
+def _translated(error: Any, method: str, path: str) -> EvergrowError:
+    message = f"{method} {path}: {_status(error).get('message') or error.reason}"
+    if method in ("PUT", "PATCH") and (error.status == 409 or _is_failed_test(error)):
+        return ConflictError(message, hint="it is read again and tried again", retriable=True)
     hints = {
         401: "log in to the cluster again: its token or certificate is no longer valid",
         403: "the user or service account lacks this right, or a quota is used up: the message says which",
         404: "the namespace or the kind of object does not exist: is the environment installed?",
         422: "the object is not valid: the message says which field",
     }
-    message = _status(error).get("message") or error.reason
-    return ClusterError(f"{doing}: {message}", hint=hints.get(error.status, ""))
+    return ClusterError(message, hint=hints.get(error.status, ""))
+
+
+def _is_failed_test(error: Any) -> bool:
+    """A `test` of a JSON patch that fails is told as an object that is not valid, but without a field."""
+    causes = (_status(error).get("details") or {}).get("causes") or []
+    return error.status == 422 and not any(cause.get("field") for cause in causes)

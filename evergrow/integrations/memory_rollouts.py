@@ -29,6 +29,10 @@ class MemoryRollouts:
         """The model's document."""
         return self.models.get(name)
 
+    def put_model(self, document: ContinualModel) -> None:
+        """Have a model's document known."""
+        self.models[document.name] = document
+
     def attempts(self, model: str) -> Sequence[Attempt]:
         """All of a model, in the order in which they were asked for."""
         return [one for one in self._attempts.values() if one.document.spec.model == model]

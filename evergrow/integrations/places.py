@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evergrow.environment import Environment
-from evergrow.ports import Serving
+from evergrow.ports import Rollouts, Serving
 from evergrow.spec import ContinualModel
 from evergrow.spec.environment import EnvironmentSpec
 
@@ -37,3 +37,22 @@ def serving_of(environment: Environment, model: ContinualModel, plan: Mapping[st
 
     kubernetes, store = Kubernetes.open(place.execution.namespace), ObjectStore.open(str(environment.store))
     return KServeServing(environment, place, kubernetes, store, model, plan)
+
+
+def rollouts_of(environment: Environment) -> Rollouts | None:
+    """Where rollouts are asked for: custom resources in an environment of a cluster, files elsewhere.
+
+    None where nobody would carry them out: in an environment whose operator is switched off.
+    """
+    place = place_of(environment)
+    if place is None:
+        from evergrow.integrations.rollout_files import RolloutFiles
+
+        return RolloutFiles(environment.home)
+    if not place.execution.serving.rollouts:
+        return None
+    from evergrow.integrations.clocks import OffsetClock
+    from evergrow.integrations.kubernetes import Kubernetes
+    from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
+
+    return KubernetesRollouts(Kubernetes.open(place.execution.namespace), OffsetClock())

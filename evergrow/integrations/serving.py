@@ -27,7 +27,16 @@ class LocalServing:
         self.model = model
         self.plan = plan
 
+    @property
+    def where(self) -> str:
+        """The link to what is served."""
+        return str(self.root / "current")
+
     def prepare(self, version: ModelVersion, bundle: Path) -> Path:
+        """All that can fail: the version's files."""
+        return self.publish(version, bundle)
+
+    def publish(self, version: ModelVersion, bundle: Path) -> Path:
         """Write the version's directory, whole, without serving it yet. Doing it again changes nothing."""
         described = {FEATURES: self.plan, SERVING: self._about(version)}
         directory = self._directory(version, described)

@@ -7,7 +7,7 @@ nearly all of its labels that will ever come have had their time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal
@@ -20,6 +20,8 @@ from scipy.stats import CensoredData, ecdf
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT
 from evergrow.errors import DataError
+from evergrow.prediction_log.records import HASH_KEY, hashed, logged
+from evergrow.spec import ContinualModel
 from evergrow.statistics.unusual import FEWEST, high_share
 
 Floats = NDArray[np.float64]
@@ -127,6 +129,49 @@ def shared_key(predictions: Sequence[str], examples: Sequence[str], label: str, 
             hint="log the entity keys (serving.log.leftOut), or name the key: spec.label.key",
         )
     return shared
+
+
+def outcomes(
+    document: ContinualModel,
+    predictions: pd.DataFrame,
+    examples: pd.DataFrame,
+    features: Sequence[str],
+    as_of: datetime,
+    secret: bytes | None,
+    groups: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Predictions of the log with the labels that were known at an instant, found as the document says.
+
+    Args:
+        document: of the model.
+        predictions: rows of the prediction log, [n].
+        examples: the table of that name.
+        features: of the versions that answered, by their names in the log: none is a key where the document names none.
+        as_of: see `join`.
+        secret: that the server hashes columns of personal data with; None if there is none.
+        groups: columns of the examples, by their names in the log, that are wanted where the log has none of that name.
+
+    Raises:
+        DataError: see `join`; or a column is hashed, and there is no secret.
+    """
+    label, known = document.spec.label, as_logged(document, examples, secret)
+    key = [logged(column) for column in label.key]
+    key = key or shared_key(list(predictions.columns), list(known.columns), label.column, features)
+    extra = sorted((set(groups) & set(known.columns)) - set(predictions.columns))
+    wanted = [*dict.fromkeys([EVENT_TIMESTAMP, KNOWN_AT, label.column, *key, *extra])]
+    return join(predictions, known[wanted], label.column, key, label.within, as_of, extra)
+
+
+def as_logged(document: ContinualModel, examples: pd.DataFrame, secret: bytes | None) -> pd.DataFrame:
+    """Examples with the log's names of columns, and with personal data hashed as the log has it."""
+    columns = [c for c in document.spec.serving.log.hashed if c in examples]
+    if columns and secret is None:
+        raise DataError(
+            f"labels cannot be joined by what the log has hashed: {', '.join(columns)}", hint=f"set {HASH_KEY}"
+        )
+    by = {c: examples[c].map(lambda v: hashed(v, secret or b""), na_action="ignore") for c in columns}
+    kept = {EVENT_TIMESTAMP, KNOWN_AT, document.spec.label.column}
+    return examples.assign(**by).rename(columns={c: logged(str(c)) for c in examples if c not in kept})
 
 
 @dataclass(frozen=True)

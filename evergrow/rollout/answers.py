@@ -7,7 +7,7 @@ what was drawn by weights is evidence of a draw; who asked for a version by name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from evergrow.rollout.guardrails import Answered, Split
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ROUTE, REQUEST_ID, LATENCY = "route", "request_id", "latency_ms"
 DRAWN, COPIED = "weights", "shadow"
 """Values of `route`: a request that was drawn by the weights, and a copy of one."""
@@ -32,8 +33,16 @@ REQUEST, ROW, BLOCK = "request", "row", "block"
 COLUMNS = (PREDICTION_ID, EVENT_TIMESTAMP, REQUEST_ID, ROUTE, PROPENSITY, LATENCY, VERSION, SCORE)
 """Of the prediction log, whatever the model."""
 
+_NONE = pd.DataFrame({name: np.empty(0) for name in (*COLUMNS, REQUEST, ROW, BLOCK, UNIT, LABEL)}).assign(
+    **dict.fromkeys((EVENT_TIMESTAMP, LABEL_FIRST_KNOWN_AT), pd.DatetimeIndex([], tz="UTC").as_unit("us"))
+)
 
-def read(answers: pd.DataFrame, sticky: Sequence[str], block: timedelta, until: datetime) -> pd.DataFrame:
+
+class NoKeyError(DataError):
+    """The log lacks the key by which callers keep their version."""
+
+
+def read(answers: pd.DataFrame, sticky: Sequence[str], block: timedelta) -> pd.DataFrame:
     """Rows of the log in the order of their instants, with `request`, `row`, `block` and `unit`.
 
     Rows of one unit share a draw: those of one request, or of the entity that keeps its version. A request of several
@@ -43,35 +52,28 @@ def read(answers: pd.DataFrame, sticky: Sequence[str], block: timedelta, until: 
         answers: of the log, with COLUMNS and the keys of `sticky`, [n]; no columns are needed of no rows.
         sticky: entity keys by which callers keep their version; empty: each request is drawn for itself.
         block: how long a stretch of time is.
-        until: later rows are left out.
 
     Raises:
-        DataError: the log lacks a key of `sticky`.
+        NoKeyError: the log lacks a key of `sticky`.
     """
     if not len(answers):
-        return pd.DataFrame({name: [] for name in (*COLUMNS, REQUEST, ROW, BLOCK, UNIT, LABEL, LABEL_FIRST_KNOWN_AT)})
+        return _NONE
     keys = [logged(name) for name in sticky]
     if missing := [key for key in keys if key not in answers]:
-        raise DataError(
+        raise NoKeyError(
             f"rollout.sticky: the prediction log must have {missing[0]!r}, by which callers keep their version",
             hint="take it out of serving.log.leftOut; hashed it may be",
         )
-    rows = answers[answers[EVENT_TIMESTAMP] <= until]
-    rows = rows.sort_values([EVENT_TIMESTAMP, PREDICTION_ID], ignore_index=True)
+    rows = answers.sort_values([EVENT_TIMESTAMP, PREDICTION_ID], ignore_index=True)
     places = [name.rpartition("-") for name in rows[PREDICTION_ID]]
     rows[REQUEST] = pd.factorize(np.array([request for request, _, _ in places], object))[0]
     rows[ROW] = [row for _, _, row in places]
-    rows[BLOCK] = seconds(rows) // _microseconds(block)
+    rows[BLOCK] = rows[EVENT_TIMESTAMP].dt.as_unit("us").astype("int64") // _microseconds(block)
     rows[UNIT] = rows[REQUEST]
     if keys:
         entity = rows.groupby(keys, dropna=False, sort=False).ngroup()
         rows[UNIT] = entity.groupby(rows[REQUEST]).transform("first")
     return rows
-
-
-def seconds(rows: pd.DataFrame) -> Numbers:
-    """When each row was asked, in microseconds since 1970."""
-    return rows[EVENT_TIMESTAMP].dt.as_unit("us").astype("int64").to_numpy()
 
 
 def _microseconds(span: timedelta) -> int:
@@ -118,7 +120,7 @@ def splits(draws: pd.DataFrame, candidate: int) -> list[Split]:
     """
     once = draws.drop_duplicates(UNIT)
     stretch = _stretches(once[VERSION].tolist(), once[PROPENSITY].tolist())
-    of_each = once.groupby([stretch, once[VERSION].to_numpy()])[PROPENSITY].agg(["first", "size"])
+    of_each = once.assign(stretch=stretch).groupby(["stretch", VERSION])[PROPENSITY].agg(["first", "size"])
     weights = of_each["first"].unstack()
     counts = of_each["size"].unstack(fill_value=0)
     if candidate not in weights:
@@ -167,10 +169,8 @@ def against(draws: pd.DataFrame, stable: int, candidate: int) -> pd.DataFrame:
 
 def first_of_each(draws: pd.DataFrame) -> pd.DataFrame:
     """Of each unit the rows of its first block and of the weights that held first in it."""
-    first = draws.drop_duplicates(UNIT).set_index(UNIT)[[BLOCK, ASSIGNED if ASSIGNED in draws else VERSION, PROPENSITY]]
-    of_row = first.reindex(draws[UNIT])
-    same = np.logical_and.reduce([draws[name].to_numpy() == of_row[name].to_numpy() for name in first])
-    kept: pd.DataFrame = draws[same]
+    first = draws.drop_duplicates(UNIT).set_index(UNIT)[[BLOCK, PROPENSITY]].reindex(draws[UNIT])
+    kept: pd.DataFrame = draws[(draws[[BLOCK, PROPENSITY]].to_numpy() == first.to_numpy()).all(axis=1)]
     return kept
 
 
@@ -193,26 +193,31 @@ def pairs(rows: pd.DataFrame, stable: int, candidate: int) -> pd.DataFrame:
     return theirs.merge(ours[[*key, SCORE]], on=key, suffixes=("", "_candidate"))
 
 
-def judged(rows: pd.DataFrame, block: timedelta, within: timedelta, now: datetime) -> pd.DataFrame:
-    """The rows of blocks whose labels have had their time, with the labels that were known by then.
+def start_of_block(at: datetime, block: timedelta) -> datetime:
+    """When the stretch of time began that an instant is in; they are counted from 1970 on.
+
+    >>> start_of_block(datetime(2013, 10, 1, 9, 37, tzinfo=UTC), timedelta(minutes=10)).minute
+    30
+    """
+    return at - (at - EPOCH) % block
+
+
+def in_time(rows: pd.DataFrame, block: timedelta, within: timedelta) -> pd.DataFrame:
+    """Rows with the labels that were known so long after their block's end; no later one counts.
 
     Args:
-        rows: of `read`; labels as of now.
+        rows: of `read`, with `label` and `label_first_known_at` if there are labels.
         block: how long one is.
         within: how long after a block's end its labels may come.
-        now: the instant.
     """
-    ends = (rows[BLOCK].to_numpy(np.int64) + 1) * _microseconds(block)
-    due = pd.to_datetime(ends + _microseconds(within), unit="us", utc=True)
-    over = due <= pd.Timestamp(now)
-    known = rows[over]
     if LABEL not in rows:
-        return known.assign(**{LABEL: np.nan})
-    in_time = (known[LABEL_FIRST_KNOWN_AT] <= due[over]).to_numpy(bool)
-    return known.assign(**{LABEL: known[LABEL].astype(np.float64).where(in_time)})
+        return rows.assign(**{LABEL: np.nan})
+    due = pd.to_datetime((rows[BLOCK].to_numpy(np.int64) + 1) * _microseconds(block), unit="us", utc=True) + within
+    came = np.asarray(pd.to_datetime(rows[LABEL_FIRST_KNOWN_AT], utc=True) <= due)
+    return rows.assign(**{LABEL: rows[LABEL].astype(np.float64).where(came)})
 
 
 def scores(rows: pd.DataFrame) -> Mapping[int, Floats]:
     """One score a unit, by version; those that are no numbers are left out."""
     once = rows[np.isfinite(rows[SCORE].to_numpy(np.float64))].drop_duplicates([VERSION, UNIT])
-    return {int(v): of[SCORE].to_numpy(np.float64) for v, of in once.groupby(VERSION)}  # type: ignore[call-overload]
+    return {int(v): of[SCORE].to_numpy(np.float64) for v, of in once.groupby(VERSION)}

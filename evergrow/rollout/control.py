@@ -220,12 +220,14 @@ class Controller:
         """What serves by no rollout of ours goes on serving."""
         serves = self.champions.serving(model)
         if serves is None:
+            self.rollouts.report(model, ModelStatus())
             return None
+        self.rollouts.report(model, ModelStatus(phase="Serving" if ready.get(serves) else "Degraded", serving=serves))
         if not ready.get(serves):
             self.fleet.ensure(model, serves, 1)
             return LOOK
-        route = Route(model=model, weights={serves: 100}, warm=(serves,))
-        if (self.traffic.read(model) or route).weights != route.weights:
+        found, route = self.traffic.read(model), Route(model=model, weights={serves: 100}, warm=(serves,))
+        if found is None or found.weights != route.weights:
             self.traffic.apply(route)
         return None
 

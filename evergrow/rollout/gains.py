@@ -9,7 +9,7 @@ requests is judged by the labels known then, whatever comes later.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,8 @@ from evergrow.contracts import Outcome
 from evergrow.spec.rollout import AbTest, Analysis, Finding
 from evergrow.statistics.betting import (
     BettingTest,
+    Capital,
+    Capitals,
     PlannedTest,
     differences,
     extremes,
@@ -83,7 +85,14 @@ class Plan:
         return cls(check, better, low, high, centre, variance, effect or part * (abs(centre) or math.sqrt(variance)))
 
 
-def by_draws(analysis: Analysis, plan: Plan, candidate: int, rows: pd.DataFrame, blocks: NDArray[np.int64]) -> Finding:
+def by_draws(
+    analysis: Analysis,
+    plan: Plan,
+    candidate: int,
+    rows: pd.DataFrame,
+    blocks: NDArray[np.int64],
+    planned: Sequence[float] = (),
+) -> Finding:
     """Whether the candidate is better by more than -margin, worse by more than margin, or not yet known.
 
     Args:
@@ -93,21 +102,30 @@ def by_draws(analysis: Analysis, plan: Plan, candidate: int, rows: pd.DataFrame,
         rows: of blocks whose labels have had their time, in the order of their instants, with the columns above, [n].
         blocks: number of the block of each, not falling, [n]: the mean outcome of earlier blocks is the centre of the
             next.
+        planned: every propensity that will occur, as far as it is known: what bets are made by must not change later.
     """
     known = rows[rows[OUTCOME].notna()]
     if len(rows) and not len(known):
         told = f"none of {len(rows):,} requests has a label"
         return Finding(check=plan.check, candidate=candidate, outcome="error", reason=told, requests=0)
-    test, harm = _tests(analysis, plan, float(known[PROPENSITY].min()) if len(known) else 0.5)
+    test, harm = _tests(analysis, plan, [0.5, *planned, *known[PROPENSITY].agg(["min", "max"]).dropna()])
     state, worse = test.start(), harm.start()
     for values, weights in _blocks(plan, analysis.margin, rows, blocks):
         state, worse = test.step(state, values, weights), harm.step(worse, values, weights)
-    verdict = test.verdict(state)
+    found = _found(analysis, plan, candidate, test, state, worse, f"n={len(known):,}")
+    return found.model_copy(update={"requests": len(known)})
+
+
+def _found(
+    analysis: Analysis, plan: Plan, candidate: int, test: PlannedTest, state: Capitals, worse: Capital, size: str
+) -> Finding:
+    """What both capitals say; `size` is what they are of, in words."""
     low, high = (end - analysis.margin for end in test.interval(state, analysis.alpha))
-    outcome, why = _judged(analysis, plan, verdict, worse.p_value, state.greater.weight / test.horizon)
-    told = f"gains from {low:.4g} to {high:.4g} against -{analysis.margin:g}, n={len(known):,}: {why}"
+    way = state.greater.weight / test.horizon
+    outcome, why = _judged(analysis, plan, test.verdict(state), worse.p_value, way)
+    told = f"gains from {low:.4g} to {high:.4g} against -{analysis.margin:g}, {size}: {why}"
     return Finding(
-        check=plan.check, candidate=candidate, outcome=outcome, reason=told, requests=len(known),
+        check=plan.check, candidate=candidate, outcome=outcome, reason=told,
         low=low if math.isfinite(low) else None, high=high if math.isfinite(high) else None,
     )  # fmt: skip
 
@@ -122,9 +140,9 @@ def _judged(analysis: Analysis, plan: Plan, verdict: str, worse: float, way: flo
     return "inconclusive", f"{min(way, 1):.0%} of the requests by which {plan.effect:.4g} would be seen"
 
 
-def _tests(analysis: Analysis, plan: Plan, least: float) -> tuple[PlannedTest, BettingTest]:
+def _tests(analysis: Analysis, plan: Plan, propensities: Sequence[float]) -> tuple[PlannedTest, BettingTest]:
     """Of the gain + margin, which is above 0 if the candidate is to be promoted."""
-    bounds = extremes([0.5, least], [plan.low, plan.high], plan.low, plan.high)
+    bounds = extremes(propensities, [plan.low, plan.high], plan.low, plan.high)
     low, high = (bounds[0], bounds[1]) if plan.better == "higher" else (-bounds[1], -bounds[0])
     high += analysis.margin
     effect = plan.effect + analysis.margin
@@ -189,14 +207,8 @@ def by_pairs(analysis: Analysis, plan: Plan, candidate: int, gains: Floats, bloc
     harm = BettingTest.planned(effect, variance, high, alternative="less")
     values = means[PILOT:] + analysis.margin
     state, worse = test.step(test.start(), values), harm.step(harm.start(), values)
-    low, high = (end - analysis.margin for end in test.interval(state, analysis.alpha))
-    way = state.greater.weight / test.horizon
-    outcome, why = _judged(analysis, plan, test.verdict(state), worse.p_value, way)
-    told = f"gains from {low:.4g} to {high:.4g} against -{analysis.margin:g}, {len(means)} blocks: {why}"
-    return Finding(
-        check=plan.check, candidate=candidate, outcome=outcome, reason=told, effect=float(means.mean()),
-        low=low if math.isfinite(low) else None, high=high if math.isfinite(high) else None, requests=len(gains),
-    )  # fmt: skip
+    found = _found(analysis, plan, candidate, test, state, worse, f"{len(means)} blocks")
+    return found.model_copy(update={"effect": float(means.mean()), "requests": len(gains)})
 
 
 def at_horizon(analysis: Analysis, plan: Plan, rule: AbTest, candidate: int, rows: pd.DataFrame) -> Finding:

@@ -189,6 +189,9 @@ class Serving(Part):
     """How many pods serve a version."""
     resources: Resources = Resources(cpu="100m", memory="512Mi", cpu_limit="1", memory_limit="1Gi")
     """What a server's container may use."""
+    rollouts: bool = False
+    """Whether an operator carries out rollouts. The chart says so, by `operator.enabled`; what is given here does not
+    count."""
     keep_versions: PositiveInt = 2
     """How many of the newest champions keep their InferenceService, so that a rollback is a change of route."""
     ready_within: Duration = Field(default="5m", validate_default=True, ge=timedelta(seconds=1))
@@ -265,6 +268,8 @@ class Images(Part):
     """What pipeline steps run in: the library, the models' code, the feature repository."""
     server: Image = "evergrow/server-python:0.1.0"
     """What serves."""
+    operator: Image = "evergrow/operator-python:0.1.0"
+    """What carries out rollouts: the steps', and what it watches the cluster with."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When nodes pull them."""
     pull_secrets: tuple[Name, ...] = ()
@@ -417,6 +422,18 @@ class Observability(Part):
     """The page of all models' timelines."""
 
 
+class Operator(Part):
+    """What carries out rollouts: a Deployment in the environment's namespace."""
+
+    enabled: bool = True
+    """Whether there is one. Without it a version that passed its gate replaces what serves as soon as it is ready."""
+    replicas: PositiveInt = 1
+    """How many there are; one of them works, the others wait to take its place."""
+    resources: Resources = Resources(cpu="50m", memory="192Mi", cpu_limit="1", memory_limit="2Gi")
+    """What each may use. While a rollout is under way, evidence is weighed in a process of its own, which takes most of
+    the memory."""
+
+
 class EnvironmentSpec(Part):
     """One environment: dev, staging, production."""
 
@@ -430,6 +447,8 @@ class EnvironmentSpec(Part):
     """Axis 3: which models live here, by name."""
     data: Data
     """Axis 4: which data is read and written."""
+    operator: Operator = Operator()
+    """Beside the axes: what carries out rollouts."""
     observability: Observability = Observability()
     """Beside the axes: what is seen of it all from outside."""
 

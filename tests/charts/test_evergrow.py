@@ -98,6 +98,7 @@ def test_the_values_that_come_with_the_chart_are_the_models_defaults():
     }
     defaults = EnvironmentSpec.model_validate(required).dump()
     del defaults["name"], defaults["execution"]["namespace"], defaults["data"]["store"], defaults["data"]["mlflow"]
+    del defaults["execution"]["serving"]["rollouts"]
     assert defaults == DEFAULTS
 
 
@@ -223,8 +224,19 @@ def document_in(objects: Any, name: str = "evergrow-environment") -> Environment
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_what_is_installed_is_the_whole_document(variant):
-    values = EnvironmentSpec.model_validate(merged(DEFAULTS, read(variant.values)))
-    assert document_in(rendered(variant)) == values
+    values = merged(DEFAULTS, read(variant.values))
+    told = merged(values, nested("execution.serving.rollouts", True))
+    assert document_in(rendered(variant)) == EnvironmentSpec.model_validate(told)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_whether_rollouts_are_carried_out_is_told_by_whether_there_is_an_operator(enabled):
+    objects = dev({"operator": {"enabled": enabled}}, nested("execution.serving.rollouts", not enabled))
+    assert document_in(objects).execution.serving.rollouts is enabled
+    assert [name for name in of(objects, "Deployment") if name == "evergrow-operator"] == [
+        "evergrow-operator"
+    ] * enabled
+    assert [name_of(each) for each in objects if "operator" in name_of(each) and not enabled] == []
 
 
 def test_models_and_overrides_arrive_in_the_document_as_they_were_written():
@@ -295,11 +307,10 @@ def test_environments_that_share_kubeflow_have_nothing_of_one_name_there():
     assert len(set.union(*there)) == 9
 
 
-def rights(objects: list[Object]) -> dict[str, set[str]]:
-    """Verbs per resource of the one Role that there is."""
-    (role,) = of(objects, "Role").values()
+def rights(objects: list[Object], role: str = "evergrow-steps") -> dict[str, set[str]]:
+    """Verbs per resource of a Role."""
     verbs: dict[str, set[str]] = {}
-    for rule in role["rules"]:
+    for rule in of(objects, "Role")[role]["rules"]:
         for group, resource in ((g, r) for g in rule["apiGroups"] for r in rule["resources"]):
             verbs.setdefault(f"{group}/{resource}".lstrip("/"), set()).update(rule["verbs"])
     return verbs
@@ -313,8 +324,39 @@ def test_steps_may_deploy_and_read_why_a_version_fails_and_only_a_runner_of_ours
         "pods/log": {"get"},
         "pods": {"get", "list"},
     }
+    asking = {"get", "list", "watch", "create", "patch"}
+    under_kubeflow |= {"evergrow.dev/continualmodels": asking, "evergrow.dev/modelrollouts": asking}
     assert rights(dev()) == under_kubeflow
     assert rights(dev(PODS)) == {**under_kubeflow, "pods": {"get", "list", "watch", "create", "delete"}}
+    without = rights(dev({"operator": {"enabled": False}}))
+    assert without == {what: verbs for what, verbs in under_kubeflow.items() if not what.startswith("evergrow.dev")}
+
+
+def test_the_operator_may_do_what_it_does_and_nothing_else():
+    watching = {"get", "list", "watch"}
+    assert rights(dev(), "evergrow-operator") == {
+        "evergrow.dev/continualmodels": watching,
+        "evergrow.dev/continualmodels/status": {"patch"},
+        "evergrow.dev/modelrollouts": {*watching, "patch"},
+        "evergrow.dev/modelrollouts/status": {"patch"},
+        "serving.kserve.io/inferenceservices": {*watching, "create", "patch", "delete"},
+        "gateway.networking.k8s.io/httproutes": {*watching, "create", "patch"},
+        "apps/deployments": watching,
+        "pods": {"get", "list"},
+        "events": {"get", "create", "patch"},
+        "coordination.k8s.io/leases": {"get", "create", "update"},
+    }
+    leases = [r for r in of(dev(), "Role")["evergrow-operator"]["rules"] if r["resources"] == ["leases"]]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in leases] == [
+        (["create"], None), (["get", "update"], ["evergrow-operator"])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_of_several_operators_a_drained_node_takes_one_and_a_single_one_keeps_no_node(replicas):
+    objects = dev({"operator": {"replicas": replicas}})
+    assert ("evergrow-operator" in of(objects, "PodDisruptionBudget")) is (replicas > 1)
+    assert of(objects, "Deployment")["evergrow-operator"]["spec"]["replicas"] == replicas
 
 
 def test_servers_have_no_rights_and_no_token_and_the_object_stores_keys():
@@ -330,7 +372,7 @@ def test_servers_have_no_rights_and_no_token_and_the_object_stores_keys():
 @pytest.mark.parametrize("names", [[], ["registry"]])
 def test_images_are_pulled_with_the_secrets_that_are_named(names):
     accounts = of(dev(nested("code.images.pullSecrets", names)), "ServiceAccount").values()
-    assert len(accounts) == 2
+    assert len(accounts) == 3
     assert all([s["name"] for s in a.get("imagePullSecrets", [])] == names for a in accounts)
 
 
@@ -353,8 +395,12 @@ def test_only_the_gateways_proxies_and_monitoring_reach_servers():
     network = {"gatewayNamespaces": ["proxies"], "monitoringNamespaces": ["prometheus", "agents"]}
     found = of(dev(nested("execution.network", network)), "NetworkPolicy")
     opening = [name for name, each in found.items() if each["spec"].get("ingress")]
-    assert opening == ["evergrow-servers"]
-    callers, readers = found["evergrow-servers"]["spec"]["ingress"]
+    assert sorted(opening) == ["evergrow-operator", "evergrow-servers"]
+    callers, operator, readers = found["evergrow-servers"]["spec"]["ingress"]
+    assert operator["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/component": "operator"}}}]
+    assert [p["port"] for p in operator["ports"]] == [8080]
+    (asking,) = found["evergrow-operator"]["spec"]["ingress"]
+    assert (namespaces(asking["from"]), [p["port"] for p in asking["ports"]]) == ({"prometheus", "agents"}, [8089])
     assert (namespaces(callers["from"]), [p["port"] for p in callers["ports"]]) == ({"proxies"}, [8080, 8081])
     assert (namespaces(readers["from"]), [p["port"] for p in readers["ports"]]) == ({"prometheus", "agents"}, [8080])
 
@@ -364,7 +410,9 @@ def test_no_list_of_peers_is_empty_for_that_would_mean_everyone():
     found = of(dev(nested("execution.network", dict.fromkeys(lists, ()))), "NetworkPolicy")
     assert "evergrow-kubernetes-api" not in found
     assert not found["evergrow-platform"]["spec"]["egress"]
-    assert not found["evergrow-servers"]["spec"]["ingress"]
+    (operator,) = found["evergrow-servers"]["spec"]["ingress"]
+    assert operator["from"]
+    assert not found["evergrow-operator"]["spec"]["ingress"]
 
 
 def test_steps_alone_reach_the_api_server_and_all_reach_the_platform_and_what_is_outside():
@@ -537,7 +585,7 @@ def test_every_object_says_where_it_is_so_that_the_releases_namespace_does_not_m
 
 
 def test_when_all_is_seen_every_policy_holds():
-    secrets = frozenset({"Secret/evergrow-online-store", "Secret/evergrow-storage"})
+    secrets = frozenset(f"Secret/evergrow-{name}" for name in ("credentials", "online-store", "storage"))
     assert policies.findings(Release(dev(OBSERVED), "evergrow-dev", secrets)) == []
 
 
@@ -552,7 +600,7 @@ def test_the_page_that_watches_holds_every_policy_and_is_reached_by_monitoring_a
     assert [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]] == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     ]
-    (deployment,) = [o for o in objects if o["kind"] == "Deployment"]
+    deployment = of(objects, "Deployment")["evergrow-watch"]
     variables = [v["name"] for v in deployment["spec"]["template"]["spec"]["containers"][0].get("env", [])]
     assert ("EVERGROW_WATCH_TOKEN" in variables) is bool(token)
 

@@ -98,8 +98,9 @@ def test_every_image_is_built_from_its_dockerfile_and_told_its_version_and_revis
         assert "VERSION=0.1.0" in line
         assert any(re.fullmatch(r"REVISION=([0-9a-f]{40}(-dirty)?|unknown)", word) for word in line)
         assert not any(word.startswith("PYTHON_IMAGE=") for word in line)
-    server = builds["evergrow/server-python:0.1.0"]
-    assert server[server.index("--target") + 1] == "server"
+    for target in ("server", "operator"):
+        line = builds[f"evergrow/{target}-python:0.1.0"]
+        assert line[line.index("--target") + 1] == target
 
 
 @pytest.mark.parametrize("name", ON_REQUEST)
@@ -118,7 +119,7 @@ def test_the_help_tells_what_is_built_on_request(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "steps, server, mlflow, feast (default: all of these); on request steps-drift, steps-drift-alibi" in said
+    assert "steps, operator, server, mlflow, feast (default: all of these); on request steps-drift, steps-" in said
 
 
 def test_standard_output_holds_a_line_an_image_and_nothing_that_the_tool_says(machine, capfd):
@@ -250,7 +251,10 @@ def test_a_failed_build_ends_the_command_and_is_no_success(machine, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stpes"], "IMAGE must be one of steps, server, mlflow, feast, steps-drift, steps-drift-alibi, found 'stpes'"),
+        (
+            ["stpes"],
+            "IMAGE must be one of steps, operator, server, mlflow, feast, steps-drift, steps-drift-alibi, found",
+        ),
         (["steps", "--build-arg", "EXTRA"], "must be KEY=VALUE, found 'EXTRA'"),
         (["steps", "--build-arg", "=x"], "must be KEY=VALUE, found '=x'"),
         (["steps", "--load", "k3s"], "invalid choice: 'k3s'"),

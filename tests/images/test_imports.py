@@ -17,7 +17,12 @@ STEPS = [
     "evergrow.cli.app",
     "evergrow.integrations.pod_step",
 ]
-STARTS = {"steps": STEPS, "server": ["components.server.process"], "feast": ["components.feast.__main__"]}
+STARTS = {
+    "steps": STEPS,
+    "operator": [*STEPS, "components.operator.run", "components.operator.aside"],
+    "server": ["components.server.process"],
+    "feast": ["components.feast.__main__"],
+}
 """Per image the modules that its containers run."""
 
 
@@ -53,8 +58,14 @@ def reached(starts: list[str]) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
+BUILT_ON = {"operator": "steps"}
+"""The image that an image is made from, whose packages it has, too."""
+
+
 def locked(image: str) -> set[str]:
-    names = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / f"requirements/{image}.txt").read_text(), re.MULTILINE)
+    locks = [ROOT / f"requirements/{name}.txt" for name in (image, BUILT_ON.get(image)) if name]
+    text = "".join(lock.read_text() for lock in locks)
+    names = re.findall(r"^([A-Za-z0-9._-]+)==", text, re.MULTILINE)
     return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 

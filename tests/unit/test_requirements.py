@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
-SETS = ("dev", "steps", "server")
+SETS = ("dev", "steps", "operator", "server")
 
 
 def pins(name: str) -> dict[str, set[str]]:
@@ -16,7 +16,7 @@ def pins(name: str) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["steps", "server"])
+@pytest.mark.parametrize("name", ["steps", "operator", "server"])
 def test_every_set_pins_the_same_versions_as_the_development_set(name):
     development = pins("dev")
     assert {p: v for p, v in pins(name).items() if not v <= development.get(p, set())} == {}

@@ -275,11 +275,12 @@ def test_a_shadow_in_trouble_does_not_matter_to_callers(traffic, caller, shadow)
 def test_a_slow_shadow_loses_copies_rather_than_to_have_them_pile_up(traffic, caller, versions):
     versions[2].seconds = 1.0
     traffic.apply(route({1: 100}, mirror=2, mirror_percent=100))
-    before = traffic.counts(2, "shadow")
+    before, unsent = traffic.counts(2, "shadow"), traffic.unsent(2)
     assert set(caller.versions(300)) == {1}
     until_copied(traffic, 2)
     counts = traffic.counts(2, "shadow")
     lost = counts.failures - before.failures
+    assert traffic.unsent(2) - unsent == lost
     assert counts.requests - before.requests == 300
     assert (len(versions[2].asked), lost > 0) == (300 - lost, True)
 

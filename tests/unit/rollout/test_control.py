@@ -203,7 +203,20 @@ def test_what_serves_is_served_without_any_rollout():
     assert world.look() == LOOK
     assert world.look() is None
     world.look()
-    assert world.fleet.wanted == {3: 1}
+    assert (world.fleet.wanted, world.answers) == ({3: 1}, {3: 100})
+    assert (world.rollouts.reports["bikes"].phase, world.rollouts.reports["bikes"].serving) == ("Serving", 3)
+
+
+def test_a_candidate_that_failed_is_stopped_only_when_what_it_had_under_way_is_done():
+    world = World()
+    world.ask()
+    world.look(3)
+    world.rollouts.order("bikes", "bikes-4", "abort", "ada")
+    controller = world.controller()
+    world.look(5, controller, timedelta(seconds=10))
+    assert set(world.fleet.wanted) == {3, 4}
+    world.look(2, controller, timedelta(seconds=10))
+    assert set(world.fleet.wanted) == {3}
 
 
 def test_looking_again_is_asked_for_when_there_is_something_to_do():

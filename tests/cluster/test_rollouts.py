@@ -1,0 +1,226 @@
+"""Rollouts on a real cluster: under load, with the operator killed, and with people at work under its hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evergrow.environment import Environment
+from evergrow.errors import DataError
+from evergrow.integrations.clocks import OffsetClock
+from evergrow.integrations.kubernetes import (
+    CONTINUAL_MODEL,
+    EVENT,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    MODEL_ROLLOUT,
+    POD,
+    Object,
+)
+from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.prediction_store import PredictionStore
+from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
+from evergrow.integrations.serving import SERVING
+from evergrow.rollout.control import answering
+from evergrow.spec.rollout import ModelRollout, RolloutStatus
+from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+BODY = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
+OPERATOR = {"app.kubernetes.io/component": "operator"}
+PER_SECOND = 20.0
+GUARDED = {"decides": "guardrails", "guardrails": ["errors", "latency"], "block": "5s"}
+STEPS = [{"weight": 10, "requests": 20, "duration": "5s"}, {"weight": 50, "requests": 20, "duration": "5s"}]
+
+
+class Rollouts:
+    """What a user does with rollouts, and sees of them."""
+
+    def __init__(self, dev: Dev, good: int, bad: int) -> None:
+        self.dev, self.good, self.bad = dev, good, bad
+        self.kept = KubernetesRollouts(dev.kubernetes, OffsetClock())
+
+    def ask(self, name: str, version: int, strategy: dict[str, Any], **more: Any) -> None:
+        rollout = {"strategy": strategy, "analysis": GUARDED, **more}
+        spec = {"model": NAME, "candidates": [version], "rollout": rollout}
+        document = {
+            "apiVersion": "evergrow.dev/v1alpha1",
+            "kind": "ModelRollout",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        self.kept.create(ModelRollout.model_validate(document))
+
+    def status(self, name: str) -> RolloutStatus:
+        return next(one.status for one in self.kept.attempts(NAME) if one.name == name)
+
+    def ended(self, name: str, seconds: float = 300) -> RolloutStatus:
+        eventually(lambda: self.status(name).ended, seconds)
+        return self.status(name)
+
+    def weights(self) -> dict[str, int]:
+        """Percent by the name of the InferenceService, of those that ask for no version."""
+        route = self.dev.kubernetes.get(HTTP_ROUTE, NAME)
+        backends = route["spec"]["rules"][0]["backendRefs"] if route else []
+        return {b["name"].removesuffix("-predictor"): b["weight"] for b in backends}
+
+    def pods(self, version: int) -> set[str]:
+        found = self.dev.kubernetes.search(POD, {"evergrow.dev/model": NAME, "evergrow.dev/version": str(version)})
+        return {pod["metadata"]["uid"] for pod in found}
+
+    def events(self, name: str) -> list[str]:
+        return [e["reason"] for e in self.dev.kubernetes.search(EVENT) if e["involvedObject"]["name"] == name]
+
+    def serving(self) -> int | None:
+        newest = self.kept.attempts(NAME)[-1]
+        return answering(newest.status)
+
+
+@pytest.fixture(scope="module")
+def rollouts(dev: Dev, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollouts]:
+    """Given two versions more, which are version 1 by other numbers, and callers at a steady rate all the while."""
+    folder = tmp_path_factory.mktemp("versions")
+    good, bad = register(dev), register(dev)
+    publish(dev, folder, good)
+    publish(dev, folder, bad)
+    made = Rollouts(dev, good, bad)
+    assert made.serving() == 1
+    with dev.under_load(NAME, BODY, PER_SECOND) as report:
+        yield made
+        made.ask("back-to-1", 1, {"kind": "single"})
+        assert made.ended("back-to-1").phase in ("Promoted", "Aborted")  # aborted: it serves already
+        assert made.serving() == 1
+    assert report.kept_up
+    assert report.failures == []
+
+
+def publish(dev: Dev, folder: Path, version: int) -> None:
+    """As the deploy step does."""
+    store, directory = dev.store(), folder / str(version)
+    store.download(f"serving/{NAME}/versions/1", directory)
+    about = json.loads((directory / SERVING).read_text())
+    (directory / SERVING).write_text(json.dumps({**about, "version": version}))
+    store.upload(directory, f"serving/{NAME}/versions/{version}", last=SERVING)
+    shutil.rmtree(directory)
+
+
+def register(dev: Dev) -> int:
+    """As the register step does: version 1 once more; its number."""
+    from mlflow import MlflowClient
+
+    os.environ.update({k: v for k, v in dev.variables.items() if k.startswith(("AWS_", "MLFLOW_"))})
+    client = MlflowClient(dev.variables["MLFLOW_TRACKING_URI"])
+    first = client.get_model_version(NAME, "1")
+    model = first.source.removeprefix("models:/")
+    return int(client.create_model_version(NAME, first.source, first.run_id, tags=first.tags, model_id=model).version)
+
+
+def champion(dev: Dev) -> int | None:
+    found = MlflowRegistry(Environment.read(dev.variables)).resolve(NAME, "champion")
+    return None if found is None else found.version
+
+
+def kill_the_operator(dev: Dev) -> None:
+    for pod in dev.kubernetes.search(POD, OPERATOR):
+        name = pod["metadata"]["name"]
+        command("kubectl", "-n", dev.place.execution.namespace, "delete", "pod", name, "--grace-period=0", "--force")
+
+
+def kubectl(dev: Dev, *arguments: str) -> str:
+    return command("kubectl", "-n", dev.place.execution.namespace, *arguments)
+
+
+def test_a_good_canary_grows_and_is_promoted_though_the_operator_is_killed(dev: Dev, rollouts: Rollouts):
+    rollouts.ask("good", rollouts.good, {"kind": "canary", "steps": STEPS})
+    eventually(lambda: sorted(rollouts.weights().values()) == [10, 90], 120)
+    candidates = rollouts.pods(rollouts.good)
+    kill_the_operator(dev)
+    status = rollouts.ended("good")
+
+    assert (status.phase, status.winner, status.stable) == ("Promoted", rollouts.good, 1), status.reason
+    assert {f.check: f.outcome for f in status.findings}["errors"] == "pass"
+    eventually(lambda: list(rollouts.weights().values()) == [100], 30)
+    assert candidates <= rollouts.pods(rollouts.good), "promoted pods are not restarted"
+    eventually(lambda: champion(dev) == rollouts.good, 60)
+    eventually(lambda: (dev.kubernetes.get(CONTINUAL_MODEL, NAME) or {})["status"]["serving"] == rollouts.good, 30)
+    assert {"Started", "Promoted"} <= set(rollouts.events("good"))
+    assert "good" in kubectl(dev, "get", "modelrollouts")
+    assert "Promoted" in kubectl(dev, "describe", "modelrollout", "good")
+
+
+def test_a_late_candidate_is_sent_back_and_the_reason_has_both_numbers(dev: Dev, rollouts: Rollouts):
+    late = {**GUARDED, "latency": {"milliseconds": 1, "late": 0.0001}}
+    rollouts.ask("late", rollouts.bad, {"kind": "canary", "steps": STEPS}, analysis=late)
+    status = rollouts.ended("late")
+
+    assert (status.phase, status.weights) == ("Aborted", {str(rollouts.good): 100})
+    assert "latency" in status.reason
+    assert "against 0.01%" in status.reason
+    eventually(lambda: list(rollouts.weights().values()) == [100], 30)
+    assert champion(dev) == rollouts.good
+
+
+def test_copies_reach_the_shadow_and_never_the_caller(dev: Dev, rollouts: Rollouts):
+    begun = datetime.now(UTC)
+    rollouts.ask("shadowed", rollouts.bad, {"kind": "shadow", "share": 100, "requests": 20, "duration": "1h"})
+    eventually(lambda: rollouts.status("shadowed").mirror == rollouts.bad, 120)
+
+    def ways() -> dict[int, set[str]]:
+        try:
+            found = PredictionStore(dev.store()).read(NAME, begun.date(), datetime.max.date()).to_pandas()
+        except DataError:
+            return {}
+        recent = found[found["event_timestamp"] >= begun]
+        return {int(version): set(rows["route"]) for version, rows in recent.groupby("version")}
+
+    seen = eventually(lambda: ways() if rollouts.bad in ways() else None, 180)
+    assert seen[rollouts.bad] == {"shadow"}
+    assert seen[rollouts.good] == {"weights"}
+    evergrow("rollout", "abort", "shadowed", "--env", "dev")
+    assert rollouts.ended("shadowed", 30).phase == "Aborted"
+    assert rollouts.status("shadowed").reason.startswith("aborted by ")
+
+
+def test_what_is_deleted_under_its_hands_is_made_again_or_aborted_first(dev: Dev, rollouts: Rollouts):
+    serving = rollouts.weights()
+    rollouts.ask("deleted", rollouts.bad, {"kind": "canary", "steps": [{"weight": 20, "requests": 10_000}]})
+    eventually(lambda: len(rollouts.weights()) == 2, 120)
+    kubectl(dev, "delete", "modelrollout", "deleted", "--wait=true", "--timeout=60s")
+    eventually(lambda: rollouts.weights() == serving, 30)
+    assert dev.kubernetes.get(MODEL_ROLLOUT, "deleted") is None
+
+    replicas = newest(dev.kubernetes.search(INFERENCE_SERVICE, {"evergrow.dev/version": str(rollouts.bad)}))
+    assert replicas is None or replicas["metadata"]["name"] not in serving
+
+
+def test_a_candidate_that_cannot_be_served_is_given_up_and_nothing_is_shifted(dev: Dev, rollouts: Rollouts):
+    serving = rollouts.weights()
+    rollouts.ask("missing", 99, {"kind": "canary", "steps": STEPS}, readyWithin="10s")
+    status = rollouts.ended("missing", 90)
+
+    assert (status.phase, rollouts.weights()) == ("Aborted", serving)
+    assert "version 99 not ready after 10s" in status.reason
+
+
+def test_a_rollback_to_what_is_warm_takes_seconds(dev: Dev, rollouts: Rollouts):
+    begun = time.monotonic()
+    evergrow("rollback", NAME, "--to", "1", "--env", "dev", "--reason", "tried")
+    eventually(lambda: rollouts.serving() == 1 and len(rollouts.weights()) == 1, 30)
+    took = time.monotonic() - begun
+
+    assert rollouts.status(rollouts.kept.attempts(NAME)[-1].name).phase == "Promoted"
+    eventually(lambda: champion(dev) == 1, 60)
+    print(f"rolled back in {took:.1f} s")
+
+
+def newest(found: list[Object]) -> Object | None:
+    return max(found, key=lambda one: str(one["metadata"]["creationTimestamp"]), default=None)
