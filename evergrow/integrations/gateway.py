@@ -14,7 +14,7 @@ from evergrow.contracts import Route
 from evergrow.errors import ServingError
 from evergrow.headers import DRAWN, PROPENSITY, ROUTE, VERSION
 from evergrow.integrations import labels
-from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, Kubernetes
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, HTTP_ROUTE, INFERENCE_SERVICE, Kubernetes, owners
 from evergrow.integrations.labels import ENVIRONMENT, MANAGED_BY, MODEL
 from evergrow.spec.environment import EnvironmentSpec
 
@@ -40,7 +40,10 @@ class GatewayTraffic:
             raise ServingError(
                 f"{route.model}: `rollout.sticky` must be empty on a cluster: Gateway API keeps no caller to a version"
             )
-        self.kubernetes.apply(HTTP_ROUTE, http_route(self.place, route, self._services(route.model)))
+        body = http_route(self.place, route, self._services(route.model))
+        if owned := owners(self.kubernetes.get(CONTINUAL_MODEL, route.model)):
+            body["metadata"]["ownerReferences"] = owned
+        self.kubernetes.apply(HTTP_ROUTE, body)
 
     def read(self, model: str) -> Route | None:
         """The route that was applied last; None if there is none, or one that others made."""

@@ -7,10 +7,9 @@ from typing import Any
 
 from evergrow.errors import ServingError
 from evergrow.integrations.kserve import published, services, sized, start, superfluous
-from evergrow.integrations.kubernetes import CONTINUAL_MODEL, DEPLOYMENT, INFERENCE_SERVICE, Kubernetes, Object
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, DEPLOYMENT, INFERENCE_SERVICE, Kubernetes, Object, owners
 from evergrow.integrations.labels import VERSION
 from evergrow.integrations.object_store import ObjectStore
-from evergrow.integrations.rollouts_kubernetes import owners
 from evergrow.spec import ContinualModel, stored
 from evergrow.spec.environment import EnvironmentSpec
 

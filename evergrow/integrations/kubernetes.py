@@ -201,6 +201,21 @@ class Kubernetes:
         return raw.decode(errors="replace") if text else json.loads(raw)
 
 
+def owners(model: Object | None) -> list[dict[str, Any]]:
+    """The owner references of what goes with a ContinualModel; none if there is none."""
+    if model is None:
+        return []
+    metadata = model["metadata"]
+    return [
+        {
+            "apiVersion": CONTINUAL_MODEL.api_version,
+            "kind": CONTINUAL_MODEL.name,
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        }
+    ]
+
+
 def patiently(request: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Ask again while the server does not answer or says that it is not ready.
 

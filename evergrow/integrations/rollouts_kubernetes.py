@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from evergrow.errors import ConflictError, RolloutError, SpecError
-from evergrow.integrations.kubernetes import CONTINUAL_MODEL, EVENT, MODEL_ROLLOUT, Kind, Kubernetes, Object
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, EVENT, MODEL_ROLLOUT, Kind, Kubernetes, Object, owners
 from evergrow.integrations.labels import MANAGED_BY, MODEL
 from evergrow.integrations.rollout_files import RolloutEvent
 from evergrow.ports import Clock
@@ -308,21 +308,6 @@ class KubernetesRollouts:
             if len(self._told) > REMEMBERED:
                 self._told.popitem(last=False)
             return True
-
-
-def owners(model: Object | None) -> list[dict[str, Any]]:
-    """The owner references of what goes with a ContinualModel; none if there is none."""
-    if model is None:
-        return []
-    metadata = model["metadata"]
-    return [
-        {
-            "apiVersion": CONTINUAL_MODEL.api_version,
-            "kind": CONTINUAL_MODEL.name,
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-        }
-    ]
 
 
 def _asked(found: Object) -> tuple[str, str, str]:

@@ -57,14 +57,16 @@ class Controller:
             if not attempt.over:
                 newer = "" if attempt is attempts[-1] else attempts[-1].name
                 attempts[i] = self._decided(attempt, attempts[:i], ready, now, newer)
-        attempts[-1] = self._made(attempts[-1], ready)
+        self._make(attempts[-1], ready)
         for attempt in attempts:
             self._answered(attempt)
             if attempt.over:
                 self.rollouts.release(attempt)
         if self._written.get(attempts[-1].name) == now or attempts[-1].over:
             self.rollouts.report(model, model_status(attempts, ready))
-        return self._stopped(model, attempts, now)
+        again = self._stopped(model, attempts, now)
+        self._record(model, attempts[-1].name)
+        return again
 
     # -- what is decided --
 
@@ -182,8 +184,8 @@ class Controller:
 
     # -- what is done --
 
-    def _made(self, attempt: Attempt, ready: Ready) -> Attempt:
-        """Have the world be what the status says, first who answers; returns what is on record then."""
+    def _make(self, attempt: Attempt, ready: Ready) -> None:
+        """Have the world be what the status says, first who answers."""
         spec, status = attempt.document.spec, attempt.status
         following = 100 if self._order(attempt) == "promote" else next_weight(_how(status), status)
         wanted = desired(spec, _how(status), status, ready, following)
@@ -194,10 +196,14 @@ class Controller:
             self.fleet.ensure(spec.model, serves, 1)
         for version, replicas in wanted.replicas.items():
             self.fleet.ensure(spec.model, version, replicas)
-        if status.winner is None or status.recorded is not None:
-            return attempt
-        self.champions.promote(spec.model, status.winner, status.reason)
-        return self.rollouts.write(attempt, status.model_copy(update={"recorded": self.clock.now()}))
+
+    def _record(self, model: str, name: str) -> None:
+        """Have a promotion on record: last, for a registry that is away must not keep anything else from being done."""
+        attempt = next((one for one in self.rollouts.attempts(model) if one.name == name), None)
+        if attempt is None or attempt.status.winner is None or attempt.status.recorded is not None:
+            return
+        self.champions.promote(model, attempt.status.winner, attempt.status.reason)
+        self.rollouts.write(attempt, attempt.status.model_copy(update={"recorded": self.clock.now()}))
 
     def _stopped(self, model: str, attempts: Sequence[Attempt], now: datetime) -> timedelta | None:
         """Stop what nobody needs any more; returns when to look again."""

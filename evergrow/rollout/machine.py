@@ -243,7 +243,8 @@ def _unready(rollout: Rollout, status: RolloutStatus, lacking: str, now: datetim
     since = status.unready_since or (status.started if status.phase == "Pending" else None) or now
     if now - since >= rollout.ready_within:
         return _back(status, "Aborted", f"{lacking} after {write_duration(rollout.ready_within)}", now)
-    return _with(status, unready_since=since, reason=f"waits: {lacking}")
+    told = status.reason if status.phase == "Paused" else f"waits: {lacking}"
+    return _with(status, unready_since=since, reason=told)
 
 
 def _back(status: RolloutStatus, phase: Phase, why: str, now: datetime) -> RolloutStatus:

@@ -29,7 +29,6 @@ from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
 from evergrow.integrations.serving import SERVING
-from evergrow.rollout.control import answering
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
 
@@ -81,8 +80,9 @@ class Rollouts:
         return [e["reason"] for e in self.dev.kubernetes.search(EVENT) if e["involvedObject"]["name"] == name]
 
     def serving(self) -> int | None:
-        newest = self.kept.attempts(NAME)[-1]
-        return answering(newest.status)
+        """By what `kubectl get continualmodels` says."""
+        found = self.dev.kubernetes.get(CONTINUAL_MODEL, NAME) or {}
+        return found.get("status", {}).get("serving")
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def rollouts(dev: Dev, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rol
     publish(dev, folder, good)
     publish(dev, folder, bad)
     made = Rollouts(dev, good, bad)
-    assert made.serving() == 1
+    eventually(lambda: made.serving() == 1, 30)
     with dev.under_load(NAME, BODY, PER_SECOND) as report:
         yield made
         made.ask("back-to-1", 1, {"kind": "single"})
         assert made.ended("back-to-1").phase in ("Promoted", "Aborted")  # aborted: it serves already
-        assert made.serving() == 1
+        eventually(lambda: made.serving() == 1, 30)
     assert report.kept_up
     assert report.failures == []
 
@@ -151,7 +151,7 @@ def test_a_good_canary_grows_and_is_promoted_though_the_operator_is_killed(dev: 
     eventually(lambda: list(rollouts.weights().values()) == [100], 30)
     assert candidates <= rollouts.pods(rollouts.good), "promoted pods are not restarted"
     eventually(lambda: champion(dev) == rollouts.good, 60)
-    eventually(lambda: (dev.kubernetes.get(CONTINUAL_MODEL, NAME) or {})["status"]["serving"] == rollouts.good, 30)
+    eventually(lambda: rollouts.serving() == rollouts.good, 30)
     assert {"Started", "Promoted"} <= set(rollouts.events("good"))
     assert "good" in kubectl(dev, "get", "modelrollouts")
     assert "Promoted" in kubectl(dev, "describe", "modelrollout", "good")

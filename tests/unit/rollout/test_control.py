@@ -586,3 +586,26 @@ def test_a_models_status_says_when_what_should_serve_is_not_there():
 
     assert model_status(attempts, {4: 1}).phase == "Serving"
     assert model_status(attempts, {}).phase == "Degraded"
+
+
+def test_a_registry_that_is_away_keeps_nothing_else_from_being_done():
+    world = World()
+    world.champions.promote = _away  # type: ignore[method-assign]
+    world.ask(strategy=Single())
+    world.look()
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            world.look()
+        world.pass_time()
+
+    assert world.answers == {4: 100}
+    assert "bikes-4" in world.rollouts.released
+    assert world.rollouts.reports["bikes"].serving == 4
+    assert world.status().recorded is None
+    del world.champions.promote
+    world.look()
+    assert (world.champions.history[-1][0], world.status().recorded) == (4, world.clock.now() - MINUTE)
+
+
+def _away(*_: Any) -> None:
+    raise StoreError("the registry does not answer", retriable=True)
