@@ -242,12 +242,15 @@ def rollback(
       evergrow rollback arrival-delay --to 3 --reason "late flights are missed"
     """
     rollouts = rollouts_of(env)
-    newest = _found(rollouts, model)
-    model = newest.document.spec.model
-    if to is None and not newest.over:
-        _order(env, newest.name, "abort", output)
-        return
-    version = to if to is not None else _served_before(rollouts, newest)
+    if to is not None and model in rollouts.models():
+        version = to
+    else:
+        newest = _found(rollouts, model)
+        model = newest.document.spec.model
+        if to is None and not newest.over:
+            _order(env, newest.name, "abort", output)
+            return
+        version = to if to is not None else _served_before(rollouts, newest)
     _check_prepared(env, model, [version])
     wanted = _wanted(model, [version], reason or f"rolled back to version {version}", _at_once())
     rollouts.create(wanted)

@@ -202,7 +202,8 @@ class Controller:
         attempt = next((one for one in self.rollouts.attempts(model) if one.name == name), None)
         if attempt is None or attempt.status.winner is None or attempt.status.recorded is not None:
             return
-        self.champions.promote(model, attempt.status.winner, attempt.status.reason)
+        why = (f"rollout {attempt.name}", attempt.document.spec.reason, attempt.status.reason)
+        self.champions.promote(model, attempt.status.winner, ": ".join(filter(None, why)))
         self.rollouts.write(attempt, attempt.status.model_copy(update={"recorded": self.clock.now()}))
 
     def _stopped(self, model: str, attempts: Sequence[Attempt], now: datetime) -> timedelta | None:

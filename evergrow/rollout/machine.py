@@ -191,7 +191,7 @@ def _entered(
     moves = moves_of(rollout, status)
     if step >= len(moves):
         winner = _winner(seen, alive)
-        return _promoted(status, winner, _told(seen.findings) or f"version {winner} is ready", seen, now)
+        return _promoted(status, winner, _why(seen.findings, winner), seen, now)
     move = moves[step]
     for one in alive:
         wanted = covering(status.stable, seen.ready, move.weight)
@@ -300,6 +300,12 @@ def _named(versions: Sequence[int]) -> str:
 
 def _told(findings: Sequence[Finding]) -> str:
     return "; ".join(f"{one.check}: {one.reason}" for one in findings if one.check not in GUARDRAILS)
+
+
+def _why(findings: Sequence[Finding], winner: int) -> str:
+    """What a promotion rests on: what decides, else the guardrails, else that it is ready."""
+    guards = "; ".join(f"{one.check}: {one.reason}" for one in findings if one.candidate == winner)
+    return _told(findings) or guards or f"version {winner} is ready"
 
 
 def _failed(findings: Sequence[Finding]) -> str:

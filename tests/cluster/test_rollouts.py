@@ -28,7 +28,7 @@ from evergrow.integrations.kubernetes import (
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
-from evergrow.integrations.serving import SERVING
+from evergrow.integrations.serving import FEATURES, SERVING
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
 
@@ -44,8 +44,8 @@ STEPS = [{"weight": 10, "requests": 20, "duration": "5s"}, {"weight": 50, "reque
 class Rollouts:
     """What a user does with rollouts, and sees of them."""
 
-    def __init__(self, dev: Dev, good: int, bad: int) -> None:
-        self.dev, self.good, self.bad = dev, good, bad
+    def __init__(self, dev: Dev, good: int, other: int, broken: int) -> None:
+        self.dev, self.good, self.other, self.broken = dev, good, other, broken
         self.kept = KubernetesRollouts(dev.kubernetes, OffsetClock())
 
     def ask(self, name: str, version: int, strategy: dict[str, Any], **more: Any) -> None:
@@ -87,26 +87,34 @@ class Rollouts:
 
 @pytest.fixture(scope="module")
 def rollouts(dev: Dev, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollouts]:
-    """Given two versions more, which are version 1 by other numbers, and callers at a steady rate all the while."""
+    """Given version 1 by three other numbers, the last of which looks for features where there are none."""
     folder = tmp_path_factory.mktemp("versions")
-    good, bad = register(dev), register(dev)
-    publish(dev, folder, good)
-    publish(dev, folder, bad)
-    made = Rollouts(dev, good, bad)
+    made = Rollouts(dev, register(dev), register(dev), register(dev))
+    publish(dev, folder, made.good)
+    publish(dev, folder, made.other)
+    publish(dev, folder, made.broken, port=1)
     eventually(lambda: made.serving() == 1, 30)
-    with dev.under_load(NAME, BODY, PER_SECOND) as report:
-        yield made
+    yield made
+    if made.serving() != 1:
         made.ask("back-to-1", 1, {"kind": "single"})
-        assert made.ended("back-to-1").phase in ("Promoted", "Aborted")  # aborted: it serves already
-        eventually(lambda: made.serving() == 1, 30)
+        eventually(lambda: made.serving() == 1, 60)
+
+
+@pytest.fixture
+def callers(dev: Dev) -> Iterator[None]:
+    """Given callers at a steady rate, of which none may notice anything."""
+    with dev.under_load(NAME, BODY, PER_SECOND) as report:
+        yield
     assert report.kept_up
     assert report.failures == []
 
 
-def publish(dev: Dev, folder: Path, version: int) -> None:
+def publish(dev: Dev, folder: Path, version: int, **online_store: int) -> None:
     """As the deploy step does."""
     store, directory = dev.store(), folder / str(version)
     store.download(f"serving/{NAME}/versions/1", directory)
+    plan = json.loads((directory / FEATURES).read_text())
+    (directory / FEATURES).write_text(json.dumps({**plan, "store": {**plan["store"], **online_store}}))
     about = json.loads((directory / SERVING).read_text())
     (directory / SERVING).write_text(json.dumps({**about, "version": version}))
     store.upload(directory, f"serving/{NAME}/versions/{version}", last=SERVING)
@@ -139,7 +147,7 @@ def kubectl(dev: Dev, *arguments: str) -> str:
     return command("kubectl", "-n", dev.place.execution.namespace, *arguments)
 
 
-def test_a_good_canary_grows_and_is_promoted_though_the_operator_is_killed(dev: Dev, rollouts: Rollouts):
+def test_a_good_canary_grows_and_is_promoted_though_the_operator_is_killed(dev: Dev, rollouts: Rollouts, callers: None):
     rollouts.ask("good", rollouts.good, {"kind": "canary", "steps": STEPS})
     eventually(lambda: sorted(rollouts.weights().values()) == [10, 90], 120)
     candidates = rollouts.pods(rollouts.good)
@@ -157,22 +165,28 @@ def test_a_good_canary_grows_and_is_promoted_though_the_operator_is_killed(dev: 
     assert "Promoted" in kubectl(dev, "describe", "modelrollout", "good")
 
 
-def test_a_late_candidate_is_sent_back_and_the_reason_has_both_numbers(dev: Dev, rollouts: Rollouts):
-    late = {**GUARDED, "latency": {"milliseconds": 1, "late": 0.0001}}
-    rollouts.ask("late", rollouts.bad, {"kind": "canary", "steps": STEPS}, analysis=late)
-    status = rollouts.ended("late")
+def test_a_candidate_that_fails_is_sent_back_and_few_callers_notice(dev: Dev, rollouts: Rollouts):
+    with dev.under_load(NAME, BODY, PER_SECOND) as report:
+        rollouts.ask("broken", rollouts.broken, {"kind": "canary", "steps": [{"weight": 10, "requests": 10_000}]})
+        status = rollouts.ended("broken")
+        eventually(lambda: list(rollouts.weights().values()) == [100], 30)
+        time.sleep(5)
 
     assert (status.phase, status.weights) == ("Aborted", {str(rollouts.good): 100})
-    assert "latency" in status.reason
-    assert "against 0.01%" in status.reason
-    eventually(lambda: list(rollouts.weights().values()) == [100], 30)
+    assert "errors: " in status.reason
+    assert "against 1.00%" in status.reason
     assert champion(dev) == rollouts.good
+    assert report.kept_up
+    assert {why.split()[0] for _, why in report.failures} == {"503"}
+    first, last = report.failures[0][0], report.failures[-1][0]
+    assert report.seconds - last > 3, "it has ended"
+    print(f"{report.failed} of {report.sent:,} requests failed, over {last - first:.1f} s")
 
 
-def test_copies_reach_the_shadow_and_never_the_caller(dev: Dev, rollouts: Rollouts):
+def test_copies_reach_the_shadow_and_never_the_caller(dev: Dev, rollouts: Rollouts, callers: None):
     begun = datetime.now(UTC)
-    rollouts.ask("shadowed", rollouts.bad, {"kind": "shadow", "share": 100, "requests": 20, "duration": "1h"})
-    eventually(lambda: rollouts.status("shadowed").mirror == rollouts.bad, 120)
+    rollouts.ask("shadowed", rollouts.other, {"kind": "shadow", "share": 100, "requests": 20, "duration": "1h"})
+    eventually(lambda: rollouts.status("shadowed").mirror == rollouts.other, 120)
 
     def ways() -> dict[int, set[str]]:
         try:
@@ -182,27 +196,29 @@ def test_copies_reach_the_shadow_and_never_the_caller(dev: Dev, rollouts: Rollou
         recent = found[found["event_timestamp"] >= begun]
         return {int(version): set(rows["route"]) for version, rows in recent.groupby("version")}
 
-    seen = eventually(lambda: ways() if rollouts.bad in ways() else None, 180)
-    assert seen[rollouts.bad] == {"shadow"}
+    seen = eventually(lambda: ways() if rollouts.other in ways() else None, 180)
+    assert seen[rollouts.other] == {"shadow"}
     assert seen[rollouts.good] == {"weights"}
     evergrow("rollout", "abort", "shadowed", "--env", "dev")
     assert rollouts.ended("shadowed", 30).phase == "Aborted"
     assert rollouts.status("shadowed").reason.startswith("aborted by ")
 
 
-def test_what_is_deleted_under_its_hands_is_made_again_or_aborted_first(dev: Dev, rollouts: Rollouts):
+def test_what_is_deleted_under_its_hands_is_made_again_or_aborted_first(dev: Dev, rollouts: Rollouts, callers: None):
     serving = rollouts.weights()
-    rollouts.ask("deleted", rollouts.bad, {"kind": "canary", "steps": [{"weight": 20, "requests": 10_000}]})
+    rollouts.ask("deleted", rollouts.other, {"kind": "canary", "steps": [{"weight": 20, "requests": 10_000}]})
     eventually(lambda: len(rollouts.weights()) == 2, 120)
     kubectl(dev, "delete", "modelrollout", "deleted", "--wait=true", "--timeout=60s")
     eventually(lambda: rollouts.weights() == serving, 30)
     assert dev.kubernetes.get(MODEL_ROLLOUT, "deleted") is None
 
-    replicas = newest(dev.kubernetes.search(INFERENCE_SERVICE, {"evergrow.dev/version": str(rollouts.bad)}))
+    replicas = newest(dev.kubernetes.search(INFERENCE_SERVICE, {"evergrow.dev/version": str(rollouts.other)}))
     assert replicas is None or replicas["metadata"]["name"] not in serving
 
 
-def test_a_candidate_that_cannot_be_served_is_given_up_and_nothing_is_shifted(dev: Dev, rollouts: Rollouts):
+def test_a_candidate_that_cannot_be_served_is_given_up_and_nothing_is_shifted(
+    dev: Dev, rollouts: Rollouts, callers: None
+):
     serving = rollouts.weights()
     rollouts.ask("missing", 99, {"kind": "canary", "steps": STEPS}, readyWithin="10s")
     status = rollouts.ended("missing", 90)
@@ -211,7 +227,7 @@ def test_a_candidate_that_cannot_be_served_is_given_up_and_nothing_is_shifted(de
     assert "version 99 not ready after 10s" in status.reason
 
 
-def test_a_rollback_to_what_is_warm_takes_seconds(dev: Dev, rollouts: Rollouts):
+def test_a_rollback_to_what_is_warm_takes_seconds(dev: Dev, rollouts: Rollouts, callers: None):
     begun = time.monotonic()
     evergrow("rollback", NAME, "--to", "1", "--env", "dev", "--reason", "tried")
     eventually(lambda: rollouts.serving() == 1 and len(rollouts.weights()) == 1, 30)

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,15 +88,55 @@ def test_nothing_leaks_into_the_tutorials_model(followed):
 def test_a_version_is_put_back_into_service_as_the_how_to_says(followed):
     root, _ = followed
     # Version 1 is the champion: something else must be, to roll back from.
-    promotion = "registry.promote(version,"
-    (script,) = [block.text for block in blocks(ROOT / "docs/how-to/roll-back.md") if block.language == "python"]
-    other = 'registry.promote(registry.resolve(model.name, "2"), "it looked better", datetime.now(UTC))'
-    script = script.replace(promotion, f"{other}\n{promotion}")
+    prepared = subprocess.run([sys.executable, "-c", PREPARE], cwd=root, env=environment(root), capture_output=True)
+    assert prepared.returncode == 0, prepared.stderr.decode()
+    told = (ROOT / "docs/how-to/roll-back.md").read_text(encoding="utf-8")
+    assert "evergrow rollback arrival-delay\n" in told
+    assert "--rollout" in told
 
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, env=environment(root), capture_output=True, text=True
-    )
+    with (root / "serve.log").open("wb") as log:
+        serve = [sys.executable, "-m", "evergrow", "serve", "tickets", "--rollout", "--port", str(free_port())]
+        serving = subprocess.Popen(serve, cwd=root, env=environment(root), stdout=log, stderr=log)
+        try:
+            document = "models/tickets/model.yaml"
+            evergrow(
+                root, "rollout", "start", "tickets", "--version", "2", "-f", document, "--reason", "it looked better"
+            )
+            until_served(root, 2)
+            assert "tickets goes back to version 1, which is warm" in evergrow(root, "rollback", "tickets")
+            until_served(root, 1)
+        finally:
+            serving.terminate()
+    assert serving.wait(60) == 0, (root / "serve.log").read_text()
+    audit = (root / ".evergrow/audit/audit.jsonl").read_text(encoding="utf-8")
+    assert "it looked better" in audit
+    assert "rolled back to version 1" in audit
 
+
+PREPARE = """
+import json
+from evergrow.environment import Environment
+from evergrow.integrations.mlflow import MlflowRegistry
+from evergrow.integrations.serving import LocalServing
+from evergrow.spec import load
+
+model, environment = load("models/tickets/model.yaml"), Environment.read()
+registry, place = MlflowRegistry(environment), environment.serving(model.name)
+plan = json.loads((place / "versions/1/features.json").read_text())
+version = registry.resolve(model.name, "2")
+LocalServing(place, model, plan).prepare(version, registry.fetch(version, place / "fetched"))
+"""
+
+
+def evergrow(root, *arguments):
+    command = [sys.executable, "-m", "evergrow", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(root / ".evergrow/serving/tickets/versions/1")
-    assert "rolled back by hand" in (root / ".evergrow/audit/audit.jsonl").read_text(encoding="utf-8")
+    return done.stdout
+
+
+def until_served(root, version):
+    wanted, end = root / f".evergrow/serving/tickets/versions/{version}", time.monotonic() + 120
+    while (root / ".evergrow/serving/tickets/current").resolve() != wanted.resolve():
+        assert time.monotonic() < end, (root / "serve.log").read_text()
+        time.sleep(0.2)

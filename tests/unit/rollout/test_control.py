@@ -96,7 +96,9 @@ class World:
                     "apiVersion": "evergrow.dev/v1alpha1",
                     "kind": "ModelRollout",
                     "metadata": {"name": name, "annotations": {TRAINED_ON: "2024-02-01"}},
-                    "spec": RolloutSpec(model="bikes", candidates=candidates, rollout=rollout).dump(),
+                    "spec": RolloutSpec(
+                        model="bikes", candidates=candidates, rollout=rollout, reason="new features"
+                    ).dump(),
                 }
             )
         )
@@ -135,7 +137,7 @@ def test_a_good_canary_is_started_grown_promoted_and_put_on_record():
         {3: 50, 4: 50},
         {4: 100},
     ]
-    assert world.champions.history == [(4, world.status().reason)]
+    assert world.champions.history == [(4, f"rollout bikes-4: new features: {world.status().reason}")]
     assert world.status().recorded is not None
     assert [reason for _, reason, _ in world.rollouts.events] == ["Started", "Progressing", "Progressing", "Promoted"]
     report = world.rollouts.reports["bikes"]
