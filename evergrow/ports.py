@@ -201,6 +201,10 @@ class Rollouts(Protocol):
         """Say what has become of a model; again changes nothing."""
         ...
 
+    def reported(self, model: str) -> ModelStatus | None:
+        """What was said last; None if nothing was."""
+        ...
+
 
 class Fleet(Protocol):
     """Servers of a model's versions."""

@@ -76,6 +76,10 @@ class MemoryRollouts:
         """Say what has become of a model."""
         self.reports[model] = status
 
+    def reported(self, model: str) -> ModelStatus | None:
+        """What was said last."""
+        return self.reports.get(model)
+
     def delete(self, name: str) -> None:
         """What a user does: it stays until it has come to its end and is released."""
         self._put(replace(self._attempts[name], deleted=True))

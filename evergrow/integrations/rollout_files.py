@@ -24,6 +24,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from evergrow.contracts import Instant, Value, instant
 from evergrow.errors import ConflictError, RolloutError, SpecError
 from evergrow.rollout.attempt import ORDER, ORDERED_BY, Attempt
@@ -87,6 +89,14 @@ class RolloutFiles:
         with self._locked(model) as folder:
             if _read(folder / STATUS) != content:
                 _replace(folder / STATUS, content)
+
+    def reported(self, model: str) -> ModelStatus | None:
+        """What was said last; None if nothing was, or it cannot be read."""
+        content = _read(self.folder(model) / STATUS)
+        try:
+            return None if content is None else ModelStatus.model_validate_json(content)
+        except ValidationError:
+            return None
 
     # -- attempts --
 

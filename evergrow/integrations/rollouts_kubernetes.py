@@ -210,6 +210,14 @@ class KubernetesRollouts:
         if told != found.get("status"):
             self.kubernetes.patch(CONTINUAL_MODEL, model, [{"op": "add", "path": "/status", "value": told}], "status")
 
+    def reported(self, model: str) -> ModelStatus | None:
+        """What was said last; None if nothing was, or it cannot be read."""
+        said = (self.kubernetes.get(CONTINUAL_MODEL, model) or {}).get("status")
+        try:
+            return None if said is None else ModelStatus.model_validate(said)
+        except ValidationError:
+            return None
+
     # -- objects --
 
     def _read(self, found: Object) -> Attempt | None:

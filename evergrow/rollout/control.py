@@ -51,8 +51,8 @@ class Controller:
         """
         now, attempts = self.clock.now(), [*self.rollouts.attempts(model)]
         ready = self.fleet.ready(model)
-        if not attempts:
-            return self._without(model, ready)
+        if not attempts or self._is_outlived(model, attempts):
+            return self._without(model, attempts, ready)
         for i, attempt in enumerate(attempts):
             if not attempt.over:
                 newer = "" if attempt is attempts[-1] else attempts[-1].name
@@ -119,10 +119,18 @@ class Controller:
         return status.model_copy(update={"phase": "Aborted", "ended": now, "reason": told}) if told else status
 
     def _serving(self, model: str, before: Sequence[Attempt]) -> int | None:
-        for attempt in reversed(before):
-            if attempt.begun:
-                return answering(attempt.status)
-        return self.champions.serving(model)
+        begun = [attempt for attempt in before if attempt.begun]
+        if begun and not self._is_outlived(model, begun):
+            return answering(begun[-1].status)
+        reported = self.rollouts.reported(model)
+        return reported.serving if reported and reported.serving else self.champions.serving(model)
+
+    def _is_outlived(self, model: str, attempts: Sequence[Attempt]) -> bool:
+        """Whether what serves does so by a rollout that somebody has deleted since: history is not what serves."""
+        reported, ended = self.rollouts.reported(model), attempts[-1].status.ended
+        if reported is None or reported.since is None or ended is None:
+            return False
+        return reported.rollout not in {one.name for one in attempts} and ended < reported.since
 
     def _order(self, attempt: Attempt) -> Order | None:
         try:
@@ -223,13 +231,17 @@ class Controller:
         ends = [end for end in (*until.values(), newest.ended + DRAIN) if end is not None and end > now]
         return max(min(ends) - now, LOOK) if ends else None
 
-    def _without(self, model: str, ready: Ready) -> timedelta | None:
-        """What serves by no rollout of ours goes on serving."""
-        serves = self.champions.serving(model)
+    def _without(self, model: str, attempts: Sequence[Attempt], ready: Ready) -> timedelta | None:
+        """What serves by no rollout that is known goes on serving."""
+        for attempt in attempts:
+            self._answered(attempt)
+            self.rollouts.release(attempt)
+        serves, before = self._serving(model, attempts), self.rollouts.reported(model) or ModelStatus()
         if serves is None:
-            self.rollouts.report(model, ModelStatus())
+            self.rollouts.report(model, before.model_copy(update={"phase": "Pending", "serving": None}))
             return None
-        self.rollouts.report(model, ModelStatus(phase="Serving" if ready.get(serves) else "Degraded", serving=serves))
+        phase = "Serving" if ready.get(serves) else "Degraded"
+        self.rollouts.report(model, before.model_copy(update={"phase": phase, "serving": serves, "candidate": None}))
         if not ready.get(serves):
             self.fleet.ensure(model, serves, 1)
             return LOOK
@@ -252,6 +264,8 @@ def model_status(attempts: Sequence[Attempt], ready: Ready) -> ModelStatus:
     return ModelStatus(
         phase=phase,
         serving=serves,
+        rollout=attempts[-1].name if newest.ended else "",
+        since=newest.ended,
         candidate=alive[0] if alive and newest.ended is None else None,
         trained_on=next((instant(told) for told in trained if told), None),
         decision=f"{attempts[-1].name}: {newest.phase}: {newest.reason}",

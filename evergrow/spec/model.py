@@ -413,6 +413,10 @@ class ModelStatus(Part):
     Degraded: what should serve is not ready."""
     serving: PositiveInt | None = None
     """The version that callers are answered by; null: none."""
+    rollout: str = ""
+    """The ModelRollout by which it is so."""
+    since: Instant | None = None
+    """When that ended."""
     candidate: PositiveInt | None = None
     """The version that is taking over; null: none."""
     trained_on: Instant | None = None

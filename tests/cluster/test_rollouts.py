@@ -28,7 +28,7 @@ from evergrow.integrations.kubernetes import (
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
-from evergrow.integrations.serving import FEATURES, SERVING
+from evergrow.integrations.serving import SERVING
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
 
@@ -87,12 +87,12 @@ class Rollouts:
 
 @pytest.fixture(scope="module")
 def rollouts(dev: Dev, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollouts]:
-    """Given version 1 by three other numbers, the last of which looks for features where there are none."""
+    """Given version 1 by three other numbers, the last of which may keep nothing of what it answers."""
     folder = tmp_path_factory.mktemp("versions")
     made = Rollouts(dev, register(dev), register(dev), register(dev))
     publish(dev, folder, made.good)
     publish(dev, folder, made.other)
-    publish(dev, folder, made.broken, port=1)
+    publish(dev, folder, made.broken, limitMb=1e-6, whenFull="refuse")
     eventually(lambda: made.serving() == 1, 30)
     yield made
     if made.serving() != 1:
@@ -109,13 +109,12 @@ def callers(dev: Dev) -> Iterator[None]:
     assert report.failures == []
 
 
-def publish(dev: Dev, folder: Path, version: int, **online_store: int) -> None:
-    """As the deploy step does."""
+def publish(dev: Dev, folder: Path, version: int, **log: Any) -> None:
+    """As the deploy step does, of a document with these settings of the prediction log."""
     store, directory = dev.store(), folder / str(version)
     store.download(f"serving/{NAME}/versions/1", directory)
-    plan = json.loads((directory / FEATURES).read_text())
-    (directory / FEATURES).write_text(json.dumps({**plan, "store": {**plan["store"], **online_store}}))
     about = json.loads((directory / SERVING).read_text())
+    about["serving"]["log"] |= log
     (directory / SERVING).write_text(json.dumps({**about, "version": version}))
     store.upload(directory, f"serving/{NAME}/versions/{version}", last=SERVING)
     shutil.rmtree(directory)

@@ -338,6 +338,25 @@ def test_several_candidates_are_refused_if_the_models_document_has_no_bandit():
     assert world.status().reason == "`candidates` must be one but for a bandit, found [4, 5] for single"
 
 
+def test_what_serves_goes_on_serving_when_its_rollout_is_deleted_from_the_history():
+    world = World()
+    world.ask()
+    world.look(8)
+    world.ask("bikes-3-back", Single(), (3,))
+    world.look(2)
+    world.rollouts.delete("bikes-3-back")
+    world.look(3)
+    assert [a.name for a in world.rollouts.attempts("bikes")] == ["bikes-4"]
+    assert (world.answers, world.rollouts.reports["bikes"].serving) == ({3: 100}, 3)
+
+    world.rollouts.delete("bikes-4")
+    world.look(3)
+    assert (world.answers, world.rollouts.reports["bikes"].serving) == ({3: 100}, 3)
+    world.ask("bikes-5", Single(), (5,))
+    world.look(3)
+    assert (world.status("bikes-5").stable, world.answers) == (3, {5: 100})
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
