@@ -78,7 +78,8 @@ def replay(store: FeastStore, since: datetime, until: datetime) -> int:
         count = 0
         for instant, instances in _requests(store, list(served.fields), since, until):
             model.instant = instant
-            count += len((await model.answer_v1({"instances": instances}, asked_by("v1", {}, model.version)))["predictions"])
+            asked = asked_by("v1", {}, model.version)
+            count += len((await model.answer_v1({"instances": instances}, asked))["predictions"])
         return count
 
     answered = asyncio.run(answer())

@@ -127,7 +127,7 @@ class Deployment:
     def _wait(self, sleep: Callable[[float], None]) -> None:
         name, limit = self._attempt.name, self.document.spec.rollout.ready_within + SLACK
         end = time.monotonic() + limit.total_seconds()
-        while (found := self._found(name)) is None or not found.over:
+        while (found := self._found(name)) is None or not _is_done(found):
             if time.monotonic() > end:
                 told = "is gone" if found is None else f"is {found.status.phase}: {found.status.reason}"
                 raise RolloutError(
@@ -175,6 +175,11 @@ class Deployment:
         except ConflictError:
             note("deploy", f"rollout {attempt.name} is carried out by who serves the model")
             return attempt.becoming(status)
+
+
+def _is_done(attempt: Attempt) -> bool:
+    """Whether it is over, and a promotion on record."""
+    return attempt.over and (attempt.status.winner is None or attempt.status.recorded is not None)
 
 
 def check_strategy(document: ContinualModel, champion: ModelVersion | None) -> None:

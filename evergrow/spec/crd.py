@@ -74,7 +74,7 @@ RESOURCES = (
         (
             Column("Model", ".spec.model", "The ContinualModel."),
             Column("Candidates", ".spec.candidates", "Versions that are new."),
-            Column("Strategy", ".spec.rollout.strategy.kind", "By which steps; the model's own if empty."),
+            Column("Strategy", ".status.rollout.strategy.kind", "By which steps; nothing until it begins."),
             Column("Phase", ".status.phase", "Where it is."),
             Column("Step", ".status.step", "Which step of the strategy, from 0.", "integer"),
             Column("Weights", ".status.split", "Percent of the traffic by version."),

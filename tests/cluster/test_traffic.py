@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from evergrow.contracts import Route
 from evergrow.errors import DataError
 from evergrow.integrations.gateway import GatewayTraffic
 from evergrow.integrations.prediction_store import PredictionStore
@@ -18,7 +17,6 @@ from tests.cluster.conftest import NAME, ROOT, Dev, eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 BODY = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
-ALONE = Route(model=NAME, weights={1: 100}, warm=(1,))
 FORGED = {"x-evergrow-route": "forged", "x-evergrow-propensity": "0.123"}
 
 
@@ -26,7 +24,9 @@ FORGED = {"x-evergrow-route": "forged", "x-evergrow-propensity": "0.123"}
 def traffic(dev: Dev) -> GatewayTraffic:
     """Given the route that `deploy` has made."""
     traffic = GatewayTraffic(dev.place, dev.kubernetes)
-    assert traffic.read(NAME) == ALONE
+    found = traffic.read(NAME)
+    assert found is not None
+    assert (found.weights, 1 in found.warm) == ({1: 100}, True)
     return traffic
 
 
