@@ -122,8 +122,8 @@ class Controller:
         begun = [attempt for attempt in before if attempt.begun]
         if begun and not self._is_outlived(model, begun):
             return answering(begun[-1].status)
-        reported = self.rollouts.reported(model)
-        return reported.serving if reported and reported.serving else self.champions.serving(model)
+        serves, reported = self.champions.serving(model), self.rollouts.reported(model)
+        return reported.serving if serves is None and reported else serves
 
     def _is_outlived(self, model: str, attempts: Sequence[Attempt]) -> bool:
         """Whether what serves does so by a rollout that somebody has deleted since: history is not what serves."""

@@ -40,7 +40,9 @@ class Machine:
     def __init__(self, home: Path, folder: Path) -> None:
         self.home, self.folder, self.port = home, folder, free_port()
         self.environment = Environment.read({"EVERGROW_HOME": str(home)})
-        self.variables = {**os.environ, "EVERGROW_HOME": str(home), "EVERGROW_ACTOR": "ada", "OMP_NUM_THREADS": "1"}
+        # MLflow tells every process that another test starts where its own registry was.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+        self.variables = {**inherited, "EVERGROW_HOME": str(home), "EVERGROW_ACTOR": "ada", "OMP_NUM_THREADS": "1"}
         self.rollouts = RolloutFiles(home)
         self.process: subprocess.Popen[bytes]
 
