@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.on_cluster_versions import another
 from evergrow.environment import Environment
 from evergrow.errors import DataError
 from evergrow.integrations.clocks import OffsetClock
@@ -28,7 +25,6 @@ from evergrow.integrations.kubernetes import (
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.prediction_store import PredictionStore
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
-from evergrow.integrations.serving import SERVING
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
 
@@ -86,13 +82,11 @@ class Rollouts:
 
 
 @pytest.fixture(scope="module")
-def rollouts(dev: Dev, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollouts]:
+def rollouts(dev: Dev) -> Iterator[Rollouts]:
     """Given version 1 by three other numbers, the last of which may keep nothing of what it answers."""
-    folder = tmp_path_factory.mktemp("versions")
-    made = Rollouts(dev, register(dev), register(dev), register(dev))
-    publish(dev, folder, made.good)
-    publish(dev, folder, made.other)
-    publish(dev, folder, made.broken, limitMb=1e-6, whenFull="refuse")
+    good, other = (another(dev.variables, dev.store(), NAME) for _ in range(2))
+    broken = another(dev.variables, dev.store(), NAME, limitMb=1e-6, whenFull="refuse")
+    made = Rollouts(dev, good, other, broken)
     eventually(lambda: made.serving() == 1, 30)
     yield made
     if made.serving() != 1:
@@ -107,28 +101,6 @@ def callers(dev: Dev) -> Iterator[None]:
         yield
     assert report.kept_up
     assert report.failures == []
-
-
-def publish(dev: Dev, folder: Path, version: int, **log: Any) -> None:
-    """As the deploy step does, of a document with these settings of the prediction log."""
-    store, directory = dev.store(), folder / str(version)
-    store.download(f"serving/{NAME}/versions/1", directory)
-    about = json.loads((directory / SERVING).read_text())
-    about["serving"]["log"] |= log
-    (directory / SERVING).write_text(json.dumps({**about, "version": version}))
-    store.upload(directory, f"serving/{NAME}/versions/{version}", last=SERVING)
-    shutil.rmtree(directory)
-
-
-def register(dev: Dev) -> int:
-    """As the register step does: version 1 once more; its number."""
-    from mlflow import MlflowClient
-
-    os.environ.update({k: v for k, v in dev.variables.items() if k.startswith(("AWS_", "MLFLOW_"))})
-    client = MlflowClient(dev.variables["MLFLOW_TRACKING_URI"])
-    first = client.get_model_version(NAME, "1")
-    model = first.source.removeprefix("models:/")
-    return int(client.create_model_version(NAME, first.source, first.run_id, tags=first.tags, model_id=model).version)
 
 
 def champion(dev: Dev) -> int | None:

@@ -1,0 +1,136 @@
+"""Rollouts one after the other while requests come in and the operator is killed; and what it costs to do nothing.
+
+Versions 1 and another one, which is the same by another number, take each other's place. Every fifth time the
+operator's pod is killed within two seconds after it was asked.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.measure import Result
+from benchmarks.on_cluster import BODY, MODEL, PATH, Installed, until
+from benchmarks.on_cluster_load import Report, under_load
+from benchmarks.on_cluster_versions import another
+from evergrow.integrations.clocks import OffsetClock
+from evergrow.integrations.kubernetes import CONFIG_MAP, CONTINUAL_MODEL, HTTP_ROUTE, MODEL_ROLLOUT, POD
+from evergrow.integrations.object_store import ObjectStore
+from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
+from evergrow.spec import load
+from evergrow.spec.rollout import ModelRollout
+
+RATE, ROLLOUTS, KILLED_EACH = 50.0, 100, 5
+MODELS, SETTLED_SECONDS, WATCHED_SECONDS = 200, 60.0, 60.0
+OPERATOR = {"app.kubernetes.io/component": "operator"}
+DOCUMENT = Path(__file__).parent.parent / "models/arrival_delay/model.yaml"
+
+
+def run() -> list[Result]:
+    """Failures over all rollouts, how long they took, and the idle operator."""
+    installed = Installed.find()
+    gateway, rollouts = installed.gateway, Rollouts(installed)
+    url = f"http://{gateway.ip}:{gateway.port}{PATH}"
+    with under_load(url, gateway.host, BODY, RATE) as report:
+        took = [rollouts.take_over(killed=i % KILLED_EACH == KILLED_EACH - 1) for i in range(ROLLOUTS)]
+        rollouts.back()
+    return [*_takeovers(report, took), *_idle(installed)]
+
+
+class Rollouts:
+    """Of one model, asked for and waited for."""
+
+    def __init__(self, installed: Installed) -> None:
+        self.installed = installed
+        self.kept = KubernetesRollouts(installed.kubernetes, OffsetClock())
+        store = ObjectStore.open(str(installed.place.data.store))
+        self.versions = [1, another(_variables(installed), store, MODEL)]
+        self.asked = 0
+        self.random = random.Random(1)
+
+    def take_over(self, killed: bool) -> tuple[bool, float]:
+        """Have the other version take over; whether the operator was killed, and seconds until callers are there."""
+        self.versions.reverse()
+        version, begun = self.versions[0], time.monotonic()
+        self.asked += 1
+        name = f"takeover-{self.asked}-{time.time_ns() % 10**9}"
+        spec = {"model": MODEL, "candidates": [version], "rollout": {"strategy": {"kind": "single"}}}
+        about = {"apiVersion": "evergrow.dev/v1alpha1", "kind": "ModelRollout", "metadata": {"name": name}}
+        self.kept.create(ModelRollout.model_validate({**about, "spec": spec}))
+        if killed:
+            time.sleep(2 * self.random.random())
+            self._kill()
+        until(lambda: self._answers(version), f"version {version} does not answer")
+        took = time.monotonic() - begun
+        print(f"{name}: version {version} in {took:.1f} s{', operator killed' if killed else ''}", file=sys.stderr)
+        return killed, took
+
+    def back(self) -> None:
+        """Version 1 answers, as it was found."""
+        if self.versions[0] != 1:
+            self.take_over(killed=False)
+
+    def _answers(self, version: int) -> bool:
+        route = self.installed.kubernetes.get(HTTP_ROUTE, MODEL) or {}
+        backends = route["spec"]["rules"][0]["backendRefs"]
+        return [one["name"] for one in backends] == [f"{MODEL}-v{version}-predictor"]
+
+    def _kill(self) -> None:
+        for pod in self.installed.kubernetes.search(POD, OPERATOR):
+            command = ["kubectl", "-n", self.installed.kubernetes.namespace, "delete", "pod", pod["metadata"]["name"]]
+            subprocess.run([*command, "--grace-period=0", "--force"], check=False, capture_output=True)
+
+
+def _variables(installed: Installed) -> dict[str, str]:
+    settings = (installed.kubernetes.get(CONFIG_MAP, "evergrow-environment") or {})["data"]
+    variables = {**settings, **installed.secret(installed.place.data.secrets.credentials), **installed.storage()}
+    return {**variables, "MLFLOW_TRACKING_URI": installed.reached(variables["MLFLOW_TRACKING_URI"])}
+
+
+def _takeovers(report: Report, took: list[tuple[bool, float]]) -> list[Result]:
+    plain = [seconds for killed, seconds in took if not killed]
+    killed = [seconds for killed, seconds in took if killed]
+    name = f"{len(took)} rollouts at {RATE:.0f} requests/s, the operator killed in {len(killed)}"
+    ended = ", ".join(f"{count:,} × {outcome}" for outcome, count in sorted(report.outcomes.items()))
+    return [
+        Result(f"{name}: failed requests", report.failed, "", "0", report.failed == 0 and report.kept_up, ended),
+        Result(
+            f"{name}: from asked to answering, median", statistics.median(plain), "s", "≤ 10", max(plain) <= 10,
+            f"at most {max(plain):.1f} s; with a kill {statistics.median(killed):.1f} s, at most {max(killed):.1f} s",
+        ),
+    ]  # fmt: skip
+
+
+def _idle(installed: Installed) -> list[Result]:
+    """Memory and CPU of the operator that has nothing to do for many models."""
+    document: Any = load(DOCUMENT).model_dump(mode="json", by_alias=True, exclude_none=True)
+    names = [f"idle-{number}" for number in range(MODELS)]
+    try:
+        for name in names:
+            installed.kubernetes.create(CONTINUAL_MODEL, {**document, "metadata": {"name": name}})
+        time.sleep(SETTLED_SECONDS)
+        process = next(
+            p for p in psutil.process_iter(["cmdline"]) if "components.operator" in (p.info["cmdline"] or [])
+        )
+        family = [process, *process.children(recursive=True)]
+        before = sum(sum(p.cpu_times()[:2]) for p in family)
+        time.sleep(WATCHED_SECONDS)
+        cores = (sum(sum(p.cpu_times()[:2]) for p in family) - before) / WATCHED_SECONDS
+        memory = sum(p.memory_info().rss for p in family) / 1e6
+    finally:
+        for name in names:
+            installed.kubernetes.delete(CONTINUAL_MODEL, name)
+    history = len(installed.kubernetes.search(MODEL_ROLLOUT))
+    detail = f"beside {history} ended rollouts; {len(family)} process{'es' if len(family) > 1 else ''}"
+    title = f"operator with {MODELS} idle ContinualModels"
+    return [
+        Result(f"{title}: memory", memory, "MB", "≤ 200", memory <= 200, detail),
+        Result(f"{title}: CPU", cores, "cores", "≤ 0.1", cores <= 0.1, f"over {WATCHED_SECONDS:.0f} s"),
+    ]
