@@ -133,6 +133,9 @@ class Serving(Protocol):
 class Traffic(Protocol):
     """What divides a model's callers among its versions."""
 
+    can_stick: bool
+    """Whether callers can be kept to one version (`Route.sticky`)."""
+
     def apply(self, route: Route) -> None:
         """Make it so, in one change; again changes nothing.
 

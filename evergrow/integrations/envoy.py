@@ -62,6 +62,8 @@ class EnvoyTraffic:
     with it.
     """
 
+    can_stick = True
+
     def __init__(self, folder: Path, listener: Listener, backends: Mapping[int, Backend]) -> None:
         """A gateway that is not started yet.
 

@@ -26,6 +26,8 @@ PORT = 80
 class GatewayTraffic:
     """`evergrow.ports.Traffic` on a cluster: one HTTPRoute a model, applied whole, in one write."""
 
+    can_stick = False
+
     def __init__(self, place: EnvironmentSpec, kubernetes: Kubernetes) -> None:
         self.place, self.kubernetes = place, kubernetes
 

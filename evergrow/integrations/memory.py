@@ -219,6 +219,8 @@ def _with_none(column: pd.Series) -> list[Any]:
 class MemoryTraffic:
     """`evergrow.ports.Traffic` that remembers: what was applied, in order."""
 
+    can_stick = True
+
     def __init__(self, backends: Iterable[int]) -> None:
         self.backends = set(backends)
         self.applied: list[Route] = []

@@ -114,6 +114,8 @@ class Controller:
         told = ""
         if stable in spec.candidates:
             told = f"version {stable} serves already"
+        elif how.sticky and not self.traffic.can_stick:
+            told = f"`sticky` must be empty here: the gateway keeps no caller to a version, found {list(how.sticky)}"
         elif len(spec.candidates) > 1 and how.strategy.kind != "bandit":
             told = f"`candidates` must be one but for a bandit, found {list(spec.candidates)} for {how.strategy.kind}"
         return status.model_copy(update={"phase": "Aborted", "ended": now, "reason": told}) if told else status

@@ -357,6 +357,17 @@ def test_what_serves_goes_on_serving_when_its_rollout_is_deleted_from_the_histor
     assert (world.status("bikes-5").stable, world.answers) == (3, {5: 100})
 
 
+@pytest.mark.parametrize(("can", "phase"), [(False, "Aborted"), (True, "Progressing")])
+def test_callers_are_kept_to_a_version_only_where_that_is_to_be_had(can, phase):
+    world = World()
+    world.traffic.can_stick = can
+    world.ask(sticky=["guest"])
+    world.look(2)
+    assert world.status().phase == phase
+    if not can:
+        assert world.status().reason.startswith("`sticky` must be empty here")
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
