@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evergrow.integrations.kubernetes import INFERENCE_SERVICE
-from evergrow.integrations.labels import VERSION
+from evergrow.integrations.clocks import OffsetClock
+from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
+from evergrow.integrations.serving import SERVING
+from evergrow.spec.rollout import ModelRollout
 from tests.cluster.conftest import DEV, MODEL, NAME, PLATFORM, Dev, command, eventually, evergrow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -97,14 +99,18 @@ def refused(dev: Dev, tmp_path: Path) -> Iterator[None]:
     bundle = version / "bundle/bundle.json"
     text = bundle.read_text(encoding="utf-8")
     bundle.write_text(re.sub(r"onnxruntime==[0-9.]+", "onnxruntime==0.0.1", text), encoding="utf-8")
-    store.upload(version, f"{folder}/refused")
-    service = dev.kubernetes.get(INFERENCE_SERVICE, f"{NAME}-v1")
-    labels = {**service["metadata"]["labels"], VERSION: "99"}
-    service["spec"]["predictor"]["model"]["storageUri"] = f"{dev.place.data.store}/{folder}/refused"
-    metadata = {"name": f"{NAME}-v99", "labels": labels}
-    dev.kubernetes.apply(INFERENCE_SERVICE, {"metadata": metadata, "spec": service["spec"]})
+    about = json.loads((version / SERVING).read_text(encoding="utf-8"))
+    (version / SERVING).write_text(json.dumps({**about, "version": 99}), encoding="utf-8")
+    store.upload(version, f"{folder}/99", last=SERVING)
+    attempt = {
+        "apiVersion": "evergrow.dev/v1alpha1",
+        "kind": "ModelRollout",
+        "metadata": {"name": "refused"},
+        "spec": {"model": NAME, "candidates": [99], "rollout": {"strategy": {"kind": "single"}}},
+    }
+    KubernetesRollouts(dev.kubernetes, OffsetClock()).create(ModelRollout.model_validate(attempt))
     yield
-    command("kubectl", "-n", DEV, "delete", "isvc", f"{NAME}-v99")
+    command("kubectl", "-n", DEV, "delete", "modelrollout", "refused", "--timeout=60s")
 
 
 def test_a_version_made_with_other_libraries_is_refused_before_it_serves_and_it_is_said_which(refused):
