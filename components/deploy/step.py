@@ -54,9 +54,7 @@ def main(spec: str, version: str, training_set: str, model: str, report: str) ->
     document, environment = parse(spec), Environment.read()
     registry = MlflowRegistry(environment)
     judged = EvaluationReport.model_validate_json((Path(report) / "report.json").read_text(encoding="utf-8"))
-    found, champion = registry.resolve(document.name, version), registry.resolve(document.name, CHAMPION)
-    if found is None:
-        raise RegistryError(f"{document.name} has no version {version}", hint="`evergrow models list` shows all")
+    found, champion = registry.known(document.name, version), registry.resolve(document.name, CHAMPION)
     _check(found, champion, judged)
     plan = json.loads((Path(training_set) / PLAN).read_text(encoding="utf-8"))
     serving, rollouts = serving_of(environment, document, plan), rollouts_of(environment)

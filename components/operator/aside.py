@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from components.operator.worker import Worker
 from evergrow.environment import Environment
-from evergrow.errors import RegistryError
 from evergrow.integrations.pod_counters import PodCounters
 from evergrow.ports import Clock, Traffic, Witness
 from evergrow.rollout.attempt import Attempt
@@ -59,7 +58,7 @@ class _Counted:
         from evergrow.rollout.guardrails import Answered
 
         # How many were late the witness takes from the log.
-        return {version: Answered(requests, errors, 0) for version, (requests, errors) in self.counts.items()}
+        return {version: Answered(requests, errors, None) for version, (requests, errors) in self.counts.items()}
 
 
 _counted = _Counted()
@@ -92,10 +91,7 @@ def promote(environment: Environment, model: str, version: int, reason: str, now
     from evergrow.integrations.mlflow import MlflowRegistry
 
     registry = MlflowRegistry(environment)
-    found = registry.resolve(model, str(version))
-    if found is None:
-        raise RegistryError(f"{model} has no version {version}", hint="`evergrow models list` shows all")
-    registry.promote(found, reason, now)
+    registry.promote(registry.known(model, version), reason, now)
 
 
 def _witness(environment: Environment) -> Witness:

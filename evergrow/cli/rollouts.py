@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from evergrow.ports import Rollouts
     from evergrow.rollout.attempt import Attempt
     from evergrow.rollout.machine import Order
-    from evergrow.spec import ContinualModel
     from evergrow.spec.rollout import ModelRollout
 
     class Kept(Rollouts, Protocol):
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 
         def models(self) -> list[str]:
             """Names of all models that are known."""
-            ...
-
-        def put_model(self, document: ContinualModel) -> None:
-            """Keep a model's document."""
             ...
 
         def events(self, model: str) -> list[RolloutEvent]:

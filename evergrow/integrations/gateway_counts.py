@@ -19,7 +19,7 @@ class RequestCounts:
 
     Counters begin at 0 when Envoy is started or a version comes back onto the route. What was added up is kept in a
     file, so a restart costs what was counted after the last look, a second before. How many answers were late is not
-    counted here (`late` is 0): the prediction log tells.
+    counted here (`late` is None): the prediction log tells.
     """
 
     def __init__(self, count: Callable[[int, Arm], Counts], unsent: Callable[[int], int], path: Path) -> None:
@@ -60,7 +60,7 @@ class RequestCounts:
     def __call__(self, model: str) -> Mapping[int, Answered]:
         """As of the last look, by version."""
         counted = {version: Counts(*(max(0, n) for n in counts)) for version, counts in self.totals.items()}
-        return {version: Answered(counts.requests, counts.failures, 0) for version, counts in counted.items()}
+        return {version: Answered(counts.requests, counts.failures, None) for version, counts in counted.items()}
 
     def _news(self, version: int) -> Counts:
         """What was counted since the last look."""

@@ -184,6 +184,17 @@ class MlflowRegistry:
         return self._again(version)
 
     @translated
+    def known(self, model: str, version: int | str) -> ModelVersion:
+        """The version of a number.
+
+        Raises:
+            RegistryError: there is none.
+        """
+        found = self.resolve(model, str(version))
+        if found is None:
+            raise RegistryError(f"{model} has no version {version}", hint="`evergrow models list` shows all")
+        return found
+
     def promote(self, version: ModelVersion, reason: str, now: datetime) -> ModelVersion:
         """Make a version the champion; the audit record is on disk before the alias moves."""
         champion = self.resolve(version.model, CHAMPION)

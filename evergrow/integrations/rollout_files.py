@@ -28,14 +28,12 @@ from pydantic import ValidationError
 
 from evergrow.contracts import Instant, Value, instant
 from evergrow.errors import ConflictError, RolloutError, SpecError
-from evergrow.rollout.attempt import ORDER, ORDERED_BY, Attempt
+from evergrow.rollout.attempt import ORDER, ORDERED_BY, REQUESTED, Attempt
 from evergrow.rollout.machine import Order
 from evergrow.spec import ContinualModel, parse
 from evergrow.spec.model import ModelStatus
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 
-REQUESTED = "evergrow.dev/requested"
-"""Annotation: when an attempt was asked for. Of one model's, no two have the same instant, and later is larger."""
 MODEL, STATUS, EVENTS, LOCK = "model.json", "model.status.json", "events.jsonl", ".lock"
 
 
@@ -200,7 +198,7 @@ class RolloutFiles:
             os.close(descriptor)
 
     def _next(self, model: str) -> datetime:
-        """Now, or the instant after the newest attempt's if the clock was set back."""
+        """Now, or the instant after the newest attempt's if the clock was set back: no two have the same."""
         asked = (_requested(one)[0] for one in self.attempts(model))
         return max([self.now(), *(at + timedelta(microseconds=1) for at in asked)])
 

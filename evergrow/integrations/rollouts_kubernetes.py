@@ -20,7 +20,7 @@ from evergrow.integrations.kubernetes import CONTINUAL_MODEL, EVENT, MODEL_ROLLO
 from evergrow.integrations.labels import MANAGED_BY, MODEL
 from evergrow.integrations.rollout_files import RolloutEvent
 from evergrow.ports import Clock
-from evergrow.rollout.attempt import ORDER, ORDERED_BY, Attempt
+from evergrow.rollout.attempt import ORDER, ORDERED_BY, REQUESTED, Attempt
 from evergrow.rollout.conditions import Said, conditions, of_model, of_rollout
 from evergrow.rollout.machine import Order
 from evergrow.spec import ContinualModel, ModelRollout, stored
@@ -29,8 +29,6 @@ from evergrow.spec.model import ModelStatus
 from evergrow.spec.rollout import Condition, RolloutStatus
 
 FINALIZER = "evergrow.dev/rollout"
-REQUESTED = "evergrow.dev/requested"
-"""Annotation: when it was asked for, finer than the whole seconds of `creationTimestamp`."""
 COMPONENT = "evergrow-operator"
 LONGEST_MESSAGE = 1024
 """Of an event, as the API server accepts it."""

@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple
 
 from evergrow.contracts import Route
 from evergrow.environment import Environment
-from evergrow.errors import ConflictError, EvergrowError, RegistryError, ServingError, as_text
+from evergrow.errors import ConflictError, EvergrowError, ServingError, as_text
 from evergrow.integrations import envoy_config
 from evergrow.integrations.child_processes import start_child
 from evergrow.integrations.clocks import OffsetClock
@@ -35,7 +35,7 @@ from evergrow.integrations.envoy_config import Listener
 from evergrow.integrations.gateway_counts import RequestCounts
 from evergrow.integrations.rollout_files import RolloutEvent, RolloutFiles
 from evergrow.integrations.server_processes import ServerProcesses, Start, version_directory
-from evergrow.integrations.serving import served
+from evergrow.integrations.serving import point, served
 from evergrow.ports import Clock, Witness
 from evergrow.rollout.attempt import Attempt
 from evergrow.rollout.control import Controller
@@ -80,19 +80,8 @@ class LocalChampions:
         if directory is None:
             raise ServingError(f"{model}: version {version} is not prepared in {root}")
         registry = MlflowRegistry(self.environment)
-        found = registry.resolve(model, str(version))
-        if found is None:
-            raise RegistryError(f"{model} has no version {version}", hint="`evergrow models list` shows all")
-        registry.promote(found, reason, self.clock.now())
-        _point(root, directory)
-
-
-def _point(root: Path, directory: Path) -> None:
-    """Replace the link in one step."""
-    aside = root / f".current.{os.getpid()}"
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(directory.resolve().relative_to(root.resolve()))
-    aside.replace(root / "current")
+        registry.promote(registry.known(model, version), reason, self.clock.now())
+        point(root.resolve(), directory.resolve())
 
 
 class LateWitness:

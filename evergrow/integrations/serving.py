@@ -47,7 +47,7 @@ class LocalServing:
     def deploy(self, version: ModelVersion, bundle: Path) -> str:
         """Make `version` the one served; returns its directory."""
         directory = self.prepare(version, bundle)
-        self._point_at(directory)
+        point(self.root, directory)
         return str(directory)
 
     def _about(self, version: ModelVersion) -> dict[str, Any]:
@@ -80,12 +80,14 @@ class LocalServing:
         aside.rename(directory)
         _sync(directory.parent)
 
-    def _point_at(self, directory: Path) -> None:
-        aside = self.root / f".current.{os.getpid()}"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(directory.relative_to(self.root))
-        aside.replace(self.root / "current")
-        _sync(self.root)
+
+def point(root: Path, directory: Path) -> None:
+    """Have the link `current` of a model's serving folder lead to one of its directories, in one step."""
+    aside = root / f".current.{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(directory.relative_to(root))
+    aside.replace(root / "current")
+    _sync(root)
 
 
 def served(root: Path) -> dict[str, Any] | None:

@@ -133,14 +133,15 @@ def with_counters(case: Case, told: Told, counters: Mapping[int, Answered]) -> E
 
 
 def _counted(case: Case, candidate: int, told: Told, counted: Answered | None) -> Iterator[Finding]:
-    """Errors are not in the log; late answers are."""
+    """Errors are not in the log; late answers are, and few who count requests count those."""
     analysis = case.rollout.analysis
     if counted is not None:
         failed = guardrails.errors(analysis, candidate, counted)
     else:
         reason = f"requests of version {candidate} that failed are not counted: no gateway or server tells of them"
         failed = _missing("errors", candidate, reason) if "errors" in analysis.guardrails else None
-    late = guardrails.latency(analysis, candidate, counted or told.answered.get(candidate, Answered(0, 0, 0)))
+    timed = counted if counted and counted.late is not None else told.answered.get(candidate, Answered(0, 0, 0))
+    late = guardrails.latency(analysis, candidate, timed)
     yield from (one for one in (failed, late) if one is not None)
 
 

@@ -11,6 +11,8 @@ from evergrow.spec.rollout import ModelRollout, RolloutStatus
 
 ORDER, ORDERED_BY = "evergrow.dev/order", "evergrow.dev/ordered-by"
 """Annotations: what somebody orders, and who. The first is taken away once the order is carried out."""
+REQUESTED = "evergrow.dev/requested"
+"""Annotation: when it was asked for, by which a model's attempts are ordered."""
 TRAINED_ON = "evergrow.dev/trained-on"
 """Annotation: as of when the candidate was trained."""
 

@@ -65,7 +65,7 @@ class Controller:
         if self._written.get(attempts[-1].name) == now or attempts[-1].over:
             self.rollouts.report(model, model_status(attempts, ready))
         again = self._stopped(model, attempts, now)
-        self._record(model, attempts[-1].name)
+        self._record(model, attempts[-1])
         return again
 
     # -- what is decided --
@@ -74,10 +74,11 @@ class Controller:
         """The attempt with its next status, which is written down if it is news."""
         status = attempt.status if attempt.begun else self._begun(attempt, before, now)
         order = self._order(attempt)
-        evidence = Evidence() if newer or order == "abort" else self._evidence(attempt, status, now)
         if newer or order == "abort":
             # They win at once, and what was found before stays on record.
             evidence = Evidence(findings=tuple(f for f in status.findings if f.outcome != "fail"))
+        else:
+            evidence = self._evidence(attempt, status, now)
         seen = Seen(
             ready,
             evidence.requests,
@@ -207,9 +208,12 @@ class Controller:
         for version, replicas in wanted.replicas.items():
             self.fleet.ensure(spec.model, version, replicas)
 
-    def _record(self, model: str, name: str) -> None:
+    def _record(self, model: str, decided: Attempt) -> None:
         """Have a promotion on record: last, for a registry that is away must not keep anything else from being done."""
-        attempt = next((one for one in self.rollouts.attempts(model) if one.name == name), None)
+        if decided.status.winner is None or decided.status.recorded is not None:
+            return
+        # Since it was decided on, its order was taken away, and what kept it from being deleted.
+        attempt = next((one for one in self.rollouts.attempts(model) if one.name == decided.name), None)
         if attempt is None or attempt.status.winner is None or attempt.status.recorded is not None:
             return
         why = (f"rollout {attempt.name}", attempt.document.spec.reason, attempt.status.reason)

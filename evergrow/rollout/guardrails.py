@@ -30,12 +30,12 @@ class Answered:
     Attributes:
         requests: all.
         errors: that failed.
-        late: that were answered later than the limit.
+        late: that were answered later than the limit; None: who counted these does not know.
     """
 
     requests: int
     errors: int
-    late: int
+    late: int | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def latency(analysis: Analysis, candidate: int, answered: Answered) -> Finding |
     """Whether too many answers come late; None if that is no guardrail."""
     if "latency" not in analysis.guardrails:
         return None
-    found = _rate(analysis, "latency", candidate, answered.late, answered.requests, analysis.latency.late)
+    found = _rate(analysis, "latency", candidate, answered.late or 0, answered.requests, analysis.latency.late)
     told = f"{found.reason}, later than {analysis.latency.milliseconds:,} ms"
     return found.model_copy(update={"reason": told})
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.errors import ConflictError, RolloutError, SpecError
-from evergrow.integrations.rollout_files import REQUESTED, RolloutFiles
-from evergrow.rollout.attempt import Attempt
+from evergrow.integrations.rollout_files import RolloutFiles
+from evergrow.rollout.attempt import REQUESTED, Attempt
 from evergrow.spec import parse
 from evergrow.spec.model import ModelStatus
 from evergrow.spec.rollout import ModelRollout, RolloutStatus

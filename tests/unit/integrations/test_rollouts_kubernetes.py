@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from evergrow.errors import ConflictError, RolloutError, SpecError
 from evergrow.integrations.kubernetes import CONTINUAL_MODEL, EVENT, MODEL_ROLLOUT
-from evergrow.integrations.rollouts_kubernetes import FINALIZER, REQUESTED, KubernetesRollouts
-from evergrow.rollout.attempt import ORDER, ORDERED_BY
+from evergrow.integrations.rollouts_kubernetes import FINALIZER, KubernetesRollouts
+from evergrow.rollout.attempt import ORDER, ORDERED_BY, REQUESTED
 from evergrow.rollout.conditions import of_rollout
 from evergrow.rollout.machine import begin
 from evergrow.spec import ModelRollout, parse

@@ -230,6 +230,8 @@ def test_where_nobody_counts_errors_it_is_an_error_and_late_answers_are_the_logs
     assert found(log, how, "latency").outcome == "pass"
     assert found(slow, how, "latency").outcome == "fail"
     assert found(slow, how, "latency", counters=WELL).outcome == "pass"
+    untimed = {version: Answered(3000, 2, None) for version in (STABLE, CANDIDATE)}
+    assert found(slow, how, "latency", counters=untimed).outcome == "fail"
 
 
 @pytest.mark.parametrize("weights", [({3: 0.5, 4: 0.5},), CANARY, ({3: 1.0}, {3: 0.9, 4: 0.1})])
