@@ -18,7 +18,7 @@ from benchmarks.measure import Result
 from benchmarks.serving import ROW, Arm, Sample, measure_in_turn
 from evergrow.integrations.feast_online import plan
 
-ROUNDS = 15
+ROUNDS = 60
 WITHOUT = "without"
 MOST = {"p50": 1.05, "p99": 1.10, "requests/s": 0.95, "CPU": None}
 
@@ -43,7 +43,7 @@ def _arms(folder: Path, stack: ExitStack) -> dict[str, Arm]:
         directory = world.serving_directory(folder / name / "serving", features, log=log)
         told = [] if name == WITHOUT else ["--log-dir", str(folder / name / "log")]
         running = stack.enter_context(world.server(directory, *told))
-        arms[name] = Arm(running.process.pid, running.port, 6000, ROW)
+        arms[name] = Arm(running.process.pid, running.port, 1600, ROW)
     return arms
 
 

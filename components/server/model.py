@@ -71,6 +71,7 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self.store_failure: str | None = "the online store was not asked yet"
         self._offset = offset
         self._views = views(served.plan)
+        self._answering = 0
         self._last: tuple[datetime, Sequence[float | None]] = (datetime.now(UTC), ())
         self.ready = True
         metrics.MODEL.labels(self.name, self.version, served.bundle.info.backend).set(1)
@@ -124,6 +125,13 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
             Refusal: the store is away (503); a row lacks something and that is to be refused (422); an on-demand
                 function cannot use a row (400); what is answered cannot be recorded, and must be (503).
         """
+        self._answering += 1
+        try:
+            return await self._predicted(rows, asked)
+        finally:
+            self._answering -= 1
+
+    async def _predicted(self, rows: Sequence[Row], asked: Asked) -> Predicted:
         started, now = time.perf_counter(), self.now()
         found = await self._features(rows, now)
         looked_up = time.perf_counter()
@@ -133,9 +141,8 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self._last = (now, found[-1].times)
         self._observe(flags, looked_up - started, ended - looked_up)
         if self.recorder is not None:
-            waiting = self.recorder.keep(asked, now.timestamp(), ended - started, found, scores)
-            if waiting is not None:
-                await waiting
+            alone = self._answering == 1
+            await self.recorder.keep(asked, now.timestamp(), ended - started, found, scores, alone=alone)
         return Predicted(scores, flags)
 
     async def explain_rows(self, rows: Sequence[Row], asked: Asked) -> list[dict[str, Any]]:
@@ -148,9 +155,7 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         scores: list[float] = self.bundle.predict(X).tolist()
         shares = await asyncio.to_thread(self.bundle.explain, X)
         if self.recorder is not None:
-            waiting = self.recorder.keep(asked, now.timestamp(), time.perf_counter() - started, found, scores)
-            if waiting is not None:
-                await waiting
+            await self.recorder.keep(asked, now.timestamp(), time.perf_counter() - started, found, scores)
         names = [feature.name for feature in self.bundle.info.features]
         return [
             {

@@ -30,12 +30,13 @@ from opentelemetry.trace import StatusCode as SpanStatus
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from components.server.model import PredictionModel
-from components.server.recording import REQUEST_ID, TRACEPARENT
+from components.server.recording import TRACEPARENT
 from components.server.refusal import Refusal
 from components.server.request import Row
 from components.server.routes import Answer, App, Receive, Routes, Scope, Send
 from components.server.serving_directory import ServingDirectory
 from components.server.unanswered import AtMost
+from evergrow.headers import REQUEST_ID
 from evergrow.integrations.feast_online import FeatureRow
 
 LAST_SECONDS = 2.0

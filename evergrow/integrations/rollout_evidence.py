@@ -40,10 +40,10 @@ from evergrow.rollout.prior import Prior, decisive, features, prior
 from evergrow.spec import ContinualModel
 from evergrow.spec.rollout import BlueGreen, ModelRollout, Rollout
 
-TICK = timedelta(seconds=10)
+TICK = timedelta(seconds=5)
 """Guardrails are judged as of so many seconds, however often somebody looks; the log grows no faster."""
 FETCHED_EVERY = timedelta(seconds=60)
-"""How often at most labels are fetched from a store."""
+"""How often labels are fetched from a store while no further block's time has come."""
 LISTED_EVERY = timedelta(seconds=60)
 """How often at most days before yesterday are listed."""
 BY_LABELS = ("loss", "worth")
@@ -106,7 +106,7 @@ class LogWitness:
         self.registry = registry or MlflowRegistry(environment)
         self.predictions = PredictionStore(ObjectStore.of(environment, PATIENCE))
         self._readings: dict[str, _Reading] = {}
-        self._fetched: dict[str, datetime] = {}
+        self._fetched: dict[str, tuple[datetime, datetime]] = {}
 
     def examine(self, model: ContinualModel, attempt: Attempt, now: datetime) -> Evidence:
         """What is known now of an attempt whose moves have begun; nothing of one that is over.
@@ -201,15 +201,15 @@ class LogWitness:
         due = int(rows[EVENT_TIMESTAMP].searchsorted(pd.Timestamp(until)))
         if decisive(case.rollout) not in BY_LABELS or not due:
             return case.candidates, until, due
-        return case.candidates, until, due, self._labels_state(case)
+        return case.candidates, until, due, self._labels_state(case, until)
 
-    def _labels_state(self, case: Case) -> tuple[int, int] | None:
-        """Another one whenever the examples are; they are fetched first, if it is time."""
+    def _labels_state(self, case: Case, until: datetime) -> tuple[int, int] | None:
+        """Another one whenever the examples are; they are fetched first, if it is time or another block's has come."""
         model = case.document.name
-        fetched = self._fetched.get(model)
-        if fetched is None or abs(case.now - fetched) >= FETCHED_EVERY:
+        judged, fetched = self._fetched.get(model, (None, case.now))
+        if judged != until or abs(case.now - fetched) >= FETCHED_EVERY:
             fetch(self.environment, f"data/{model}")
-            self._fetched[model] = case.now
+            self._fetched[model] = until, case.now
         path = Lake(self.environment.data(model)).path("examples")
         found = path.stat() if path.exists() else None
         return None if found is None else (found.st_mtime_ns, found.st_size)

@@ -38,7 +38,7 @@ DAY_SECONDS = 86_400.0
 
 
 class LogFull(EvergrowError):
-    """A record could not be kept: the disk is full, or the log has all that it may have of it."""
+    """Records could not be kept: the disk is full, or the log has all that it may have of it."""
 
     exit_code = 7
 
@@ -66,16 +66,16 @@ class _File:
             path.unlink()
             raise
 
-    def append(self, line: bytes) -> None:
-        """Hand a line to the operating system, whole or not at all."""
+    def append(self, lines: bytes) -> None:
+        """Hand lines to the operating system, all of them or none."""
         try:
-            written = os.write(self._descriptor, line)
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
+            written = os.write(self._descriptor, lines)
+            while written < len(lines):
+                written += os.write(self._descriptor, lines[written:])
         except OSError:
             os.ftruncate(self._descriptor, self.size)
             raise
-        self.size += len(line)
+        self.size += len(lines)
         self.dirty = True
 
     def sync(self) -> None:
@@ -142,28 +142,28 @@ class SegmentWriter:
         self._thread = threading.Thread(target=self._tend, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def append(self, line: bytes, event: float, rows: int) -> Future[None] | None:
-        """Keep a record: it is with the operating system when this returns.
+    def append(self, lines: bytes, event: float, rows: int) -> Future[None] | None:
+        """Keep records of one day: they are with the operating system when this returns.
 
         Args:
-            line: as `record_line` makes it.
-            event: the record's instant, in seconds since 1970.
-            rows: how many predictions it holds.
+            lines: as `record_line` makes them.
+            event: an instant of their day, in seconds since 1970.
+            rows: how many predictions they hold.
 
         Returns:
-            With durability `each`, what to await before the answer is sent; None otherwise.
+            With durability `each`, what to await before the answers are sent; None otherwise.
 
         Raises:
-            LogFull: it could not be kept. Nothing of it was.
+            LogFull: they could not be kept. Nothing of them was.
         """
         with self._guard:
             try:
                 file = self._file
                 if file is None or file.size >= self.segment_bytes or not file.starts <= event < file.ends:
                     file = self._begin(event)
-                if self._others + file.size + len(line) > self._limit:
+                if self._others + file.size + len(lines) > self._limit:
                     raise OSError(errno.EDQUOT, f"{self._limit:,} bytes wait to be shipped, the limit of serving.log")
-                file.append(line)
+                file.append(lines)
             except OSError as error:
                 self.counts.failure = str(error.strerror)
                 raise LogFull(f"the prediction log is full: {error.strerror}: {self.root}") from error

@@ -1,20 +1,25 @@
 """What a real server process records of its answers, and what is left of that after kill -9."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from benchmarks.serving_world import NOW, feature_store, row, server, serving_directory
+from components.server.recording import Recorder
 from components.server.serving_directory import ServingDirectory
-from evergrow.integrations.feast_online import OnlineReader, plan
-from evergrow.prediction_log.records import parse
+from evergrow.integrations.feast_online import FeatureRow, OnlineReader, plan
+from evergrow.prediction_log.records import Asked, Column, Header, Layout, header_line, parse
+from evergrow.prediction_log.segments import Counts, LogFull
 from evergrow.prediction_log.shipping import Shipper
 from evergrow.prediction_log.tables import table
+from evergrow.spec.model import PredictionLogSpec
 from tests.unit.server.test_server import EXPLAIN, INFER, PREDICT, infer_over_grpc, v2
 
 
@@ -234,3 +239,123 @@ def test_a_server_that_must_hash_and_cannot_does_not_start(features, tmp_path):
     with server(directory, "--log-dir", str(tmp_path / "log"), ready=False) as running:
         assert running.process.wait(60) == 7
         assert "EVERGROW_HASH_KEY" in running.log.read_text()
+
+
+class Disk:
+    """A `SegmentWriter` that keeps what it is given, call by call."""
+
+    def __init__(self, when_full="drop", fails: Exception | None = None, waits: bool = False) -> None:
+        self.settings = PredictionLogSpec(when_full=when_full)
+        self.counts = Counts()
+        self.fails, self.synced = fails, Future() if waits else None
+        self.calls: list[tuple[list[str], float, int]] = []
+
+    def append(self, lines: bytes, event: float, rows: int):
+        if self.fails:
+            raise self.fails
+        header = header_line(HEADER)
+        self.calls.append(([r.asked.request_id for _, r in parse(header + lines).records], event, rows))
+        return self.synced
+
+
+HEADER = Header(
+    writer="w", number=1, model="m", version=1, day=NOW.date(), columns=(), views=(), retention=timedelta(1)
+)
+MIDNIGHT = 15_000 * 86_400.0
+
+
+def keep(recorder, name, event=MIDNIGHT, rows=1, **how):
+    found = [FeatureRow({"x": 1.0, "y": 2.0}, (), ())] * rows
+    return recorder.keep(Asked(name, "v1"), event, 0.001, found, [0.5] * rows, **how)
+
+
+def recorder_on(disk):
+    return Recorder(disk, Layout([Column(name="x", type="DOUBLE"), Column(name="y", type="DOUBLE")]))
+
+
+async def settled(*waiting):
+    return await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+
+
+def test_what_is_answered_in_one_iteration_of_the_loop_is_written_in_one_go_before_anyone_is_answered():
+    async def scenario():
+        disk = Disk()
+        recorder = recorder_on(disk)
+        kept = [keep(recorder, "a"), keep(recorder, "b", rows=2), keep(recorder, "c")]
+        assert disk.calls == []
+        assert not any(one.done() for one in kept)
+        assert await settled(*kept) == [None] * 3
+        await settled(keep(recorder, "d"))
+        return disk.calls
+
+    assert asyncio.run(scenario()) == [(["a", "b", "c"], MIDNIGHT, 4), (["d"], MIDNIGHT, 1)]
+
+
+def test_a_request_that_is_alone_is_written_at_once():
+    async def scenario():
+        disk = Disk()
+        kept = keep(recorder_on(disk), "a", alone=True)
+        return disk.calls, kept.done()
+
+    assert asyncio.run(scenario()) == ([(["a"], MIDNIGHT, 1)], True)
+
+
+def test_answers_of_two_days_are_two_writes():
+    async def scenario():
+        disk = Disk()
+        recorder = recorder_on(disk)
+        await settled(
+            *(keep(recorder, name, MIDNIGHT + at) for name, at in (("a", -2), ("b", -1), ("c", 0), ("d", -1)))
+        )
+        return [(names, event - MIDNIGHT) for names, event, _ in disk.calls]
+
+    assert asyncio.run(scenario()) == [(["a", "b"], -2), (["c"], 0), (["d"], -1)]
+
+
+def test_a_caller_who_hangs_up_takes_nobody_with_him():
+    async def scenario():
+        disk = Disk()
+        recorder = recorder_on(disk)
+        gone, other = keep(recorder, "gone"), keep(recorder, "other")
+        gone.cancel()
+        assert await settled(other) == [None]
+        return disk.calls
+
+    assert asyncio.run(scenario()) == [(["gone", "other"], MIDNIGHT, 2)]
+
+
+def test_a_full_disk_is_refused_to_all_or_counted_for_all_as_the_document_says():
+    async def scenario(when_full):
+        disk = Disk(when_full, fails=LogFull("the prediction log is full"))
+        recorder = recorder_on(disk)
+        told = await settled(keep(recorder, "a", rows=3), keep(recorder, "b"), keep(recorder, "c", alone=True))
+        return told, disk.counts.dropped
+
+    assert asyncio.run(scenario("drop")) == ([None] * 3, 5)
+    told, dropped = asyncio.run(scenario("refuse"))
+    assert [(one.status, one.message) for one in told] == [(503, "the prediction log is full; try again")] * 3
+    assert dropped == 0
+
+
+def test_what_nobody_foresaw_is_told_to_who_waits():
+    async def scenario():
+        return await settled(keep(recorder_on(Disk(fails=ZeroDivisionError("a bug"))), "a"))
+
+    (told,) = asyncio.run(scenario())
+    assert repr(told) == "ZeroDivisionError('a bug')"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_where_the_disk_is_waited_for_nobody_is_answered_before(alone):
+    async def scenario(outcome):
+        disk = Disk("refuse", waits=True)
+        kept = keep(recorder_on(disk), "a", alone=alone)
+        await asyncio.sleep(0.01)
+        assert disk.calls
+        assert not kept.done()
+        outcome(disk.synced)
+        return await settled(kept)
+
+    assert asyncio.run(scenario(lambda synced: synced.set_result(None))) == [None]
+    (told,) = asyncio.run(scenario(lambda synced: synced.set_exception(LogFull("cannot be synced"))))
+    assert told.status == 503
