@@ -1,8 +1,7 @@
 """What callers notice of upgrades: requests at a steady rate while a chart and a version are rolled out and back.
 
-The chart's upgrade changes the pods of the version that serves, so KServe replaces them; the deployment makes a second
-InferenceService from the same directory, and sends the model's callers to it when it is Ready, as the deploy step
-does. Everything is undone, under the same load, and the environment is left as it was.
+The chart's upgrade changes the pods of the version that serves, so KServe replaces them; the version that is rolled out
+is the same by another number. Everything is undone, under the same load, and the environment is left as it was.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import Result, Skipped
-from benchmarks.on_cluster import BODY, MODEL, PATH, Installed, until
+from benchmarks.on_cluster import BODY, PATH, Installed, until
 from benchmarks.on_cluster_load import Report, under_load
-from evergrow.contracts import Route
-from evergrow.integrations.gateway import http_route
-from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, POD, Kind, Object
+from benchmarks.on_cluster_versions import Rollouts
+from evergrow.integrations.kubernetes import POD, Kind, Object
 
 RATE = 200.0
 CHART = Path(__file__).parent.parent / "charts/evergrow"
@@ -36,7 +33,7 @@ def run() -> list[Result]:
     installed = Installed.find()
     release = Release.of(installed)
     gateway = installed.gateway
-    url, rollout = f"http://{gateway.ip}:{gateway.port}{PATH}", Rollout(installed, release)
+    url, rollout = f"http://{gateway.ip}:{gateway.port}{PATH}", Rollout(installed, release, Rollouts(installed))
     with under_load(url, gateway.host, BODY, RATE) as report, rollout.undone():
         rollout.carry_out()
     return _results(report, rollout.took)
@@ -93,12 +90,8 @@ class Rollout:
 
     installed: Installed
     release: Release
+    versions: Rollouts
     took: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def second(self) -> str:
-        """Name of the InferenceService that is deployed beside the one that serves."""
-        return f"{self.installed.service}-rollout"
 
     def carry_out(self) -> None:
         """Upgrade, deploy, and the way back, with pauses in which what is left over would show."""
@@ -106,9 +99,8 @@ class Rollout:
         other = "Never" if policy != "Never" else "IfNotPresent"
         time.sleep(SETTLED_SECONDS)
         self._timed("chart upgraded", lambda: self._roll_pods(other, self._upgrade(other)))
-        self._timed("version deployed", self._deploy)
-        self._timed("version before", lambda: self._send_to(self.installed.service))
-        self._timed("version removed", self._remove)
+        self._timed("version rolled out", lambda: self.versions.take_over(killed=False))
+        self._timed("version before", self.versions.back)
         self._timed("chart rolled back", lambda: self._roll_pods(policy, self.release.rollback))
 
     @contextmanager
@@ -116,8 +108,7 @@ class Rollout:
         """Leave everything as it was found, whatever happens."""
         with ExitStack() as stack:
             stack.callback(self._rollback_if_needed)
-            stack.callback(self.installed.kubernetes.delete, INFERENCE_SERVICE, self.second)
-            stack.callback(self._send_to, self.installed.service)
+            stack.callback(self.versions.back)
             yield
 
     def _timed(self, what: str, do: Callable[[], None]) -> None:
@@ -142,34 +133,12 @@ class Rollout:
         of_the_kind = all(pod["spec"]["containers"][0]["imagePullPolicy"] == policy for pod in pods)
         return bool(pods) and of_the_kind and found.get("status", {}).get("readyReplicas") == len(pods)
 
-    def _deploy(self) -> None:
-        kubernetes = self.installed.kubernetes
-        found = kubernetes.get(INFERENCE_SERVICE, self.installed.service)
-        kubernetes.create(INFERENCE_SERVICE, beside(found, self.second))
-        self.installed.wait_until_ready(self.second)
-        self._send_to(self.second)
-
-    def _send_to(self, service: str) -> None:
-        route = Route(model=MODEL, weights={1: 100})
-        self.installed.kubernetes.apply(HTTP_ROUTE, http_route(self.installed.place, route, {1: service}))
-
-    def _remove(self) -> None:
-        self.installed.kubernetes.delete(INFERENCE_SERVICE, self.second)
-        until(lambda: not self._pods(self.second), f"the pods of {self.second} are still there")
-
     def _pods(self, service: str) -> list[Object]:
         return self.installed.kubernetes.search(POD, {"serving.kserve.io/inferenceservice": service})
 
     def _rollback_if_needed(self) -> None:
         if "chart upgraded" in self.took and "chart rolled back" not in self.took:
             self.release.rollback()
-
-
-def beside(found: Any, name: str) -> dict[str, Any]:
-    """An InferenceService of another name that serves the same version."""
-    about = found["metadata"]
-    ours = {key: value for key, value in about.get("annotations", {}).items() if key.startswith("evergrow.dev/")}
-    return {"metadata": {"name": name, "labels": about["labels"], "annotations": ours}, "spec": found["spec"]}
 
 
 def _results(report: Report, took: Mapping[str, float]) -> list[Result]:

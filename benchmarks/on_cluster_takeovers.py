@@ -6,10 +6,7 @@ operator's pod is killed within two seconds after it was asked.
 
 from __future__ import annotations
 
-import random
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,14 @@ from typing import Any
 import psutil
 
 from benchmarks.measure import Result
-from benchmarks.on_cluster import BODY, MODEL, PATH, Installed, until
+from benchmarks.on_cluster import BODY, PATH, Installed
 from benchmarks.on_cluster_load import Report, under_load
-from benchmarks.on_cluster_versions import another
-from evergrow.integrations.clocks import OffsetClock
-from evergrow.integrations.kubernetes import CONFIG_MAP, CONTINUAL_MODEL, HTTP_ROUTE, MODEL_ROLLOUT, POD
-from evergrow.integrations.object_store import ObjectStore
-from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
+from benchmarks.on_cluster_versions import Rollouts
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, MODEL_ROLLOUT
 from evergrow.spec import load
-from evergrow.spec.rollout import ModelRollout
 
 RATE, ROLLOUTS, KILLED_EACH = 50.0, 100, 5
 MODELS, SETTLED_SECONDS, WATCHED_SECONDS = 200, 60.0, 60.0
-OPERATOR = {"app.kubernetes.io/component": "operator"}
 DOCUMENT = Path(__file__).parent.parent / "models/arrival_delay/model.yaml"
 
 
@@ -42,56 +34,6 @@ def run() -> list[Result]:
         took = [rollouts.take_over(killed=i % KILLED_EACH == KILLED_EACH - 1) for i in range(ROLLOUTS)]
         rollouts.back()
     return [*_takeovers(report, took), *_idle(installed)]
-
-
-class Rollouts:
-    """Of one model, asked for and waited for."""
-
-    def __init__(self, installed: Installed) -> None:
-        self.installed = installed
-        self.kept = KubernetesRollouts(installed.kubernetes, OffsetClock())
-        store = ObjectStore.open(str(installed.place.data.store))
-        self.versions = [1, another(_variables(installed), store, MODEL)]
-        self.asked = 0
-        self.random = random.Random(1)
-
-    def take_over(self, killed: bool) -> tuple[bool, float]:
-        """Have the other version take over; whether the operator was killed, and seconds until callers are there."""
-        self.versions.reverse()
-        version, begun = self.versions[0], time.monotonic()
-        self.asked += 1
-        name = f"takeover-{self.asked}-{time.time_ns() % 10**9}"
-        spec = {"model": MODEL, "candidates": [version], "rollout": {"strategy": {"kind": "single"}}}
-        about = {"apiVersion": "evergrow.dev/v1alpha1", "kind": "ModelRollout", "metadata": {"name": name}}
-        self.kept.create(ModelRollout.model_validate({**about, "spec": spec}))
-        if killed:
-            time.sleep(2 * self.random.random())
-            self._kill()
-        until(lambda: self._answers(version), f"version {version} does not answer")
-        took = time.monotonic() - begun
-        print(f"{name}: version {version} in {took:.1f} s{', operator killed' if killed else ''}", file=sys.stderr)
-        return killed, took
-
-    def back(self) -> None:
-        """Version 1 answers, as it was found."""
-        if self.versions[0] != 1:
-            self.take_over(killed=False)
-
-    def _answers(self, version: int) -> bool:
-        route = self.installed.kubernetes.get(HTTP_ROUTE, MODEL) or {}
-        backends = route["spec"]["rules"][0]["backendRefs"]
-        return [one["name"] for one in backends] == [f"{MODEL}-v{version}-predictor"]
-
-    def _kill(self) -> None:
-        for pod in self.installed.kubernetes.search(POD, OPERATOR):
-            command = ["kubectl", "-n", self.installed.kubernetes.namespace, "delete", "pod", pod["metadata"]["name"]]
-            subprocess.run([*command, "--grace-period=0", "--force"], check=False, capture_output=True)
-
-
-def _variables(installed: Installed) -> dict[str, str]:
-    settings = (installed.kubernetes.get(CONFIG_MAP, "evergrow-environment") or {})["data"]
-    variables = {**settings, **installed.secret(installed.place.data.secrets.credentials), **installed.storage()}
-    return {**variables, "MLFLOW_TRACKING_URI": installed.reached(variables["MLFLOW_TRACKING_URI"])}
 
 
 def _takeovers(report: Report, took: list[tuple[bool, float]]) -> list[Result]:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -134,10 +134,13 @@ class Calls:
     def _call(self, ended: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while not ended.wait(PAUSE):
-            with suppress(OSError, ValueError, http.client.HTTPException):
+            try:
                 connection.request("POST", f"/v1/models/{MODEL}:predict", b"{}")
                 answer = connection.getresponse()
                 version = json.loads(answer.read())["model_version"]
+            except (OSError, LookupError, ValueError, http.client.HTTPException):  # nobody is ready yet
+                connection.close()
+            else:
                 self.seen.append((time.monotonic(), version, answer.status == http.client.OK))
         connection.close()
 
@@ -229,10 +232,10 @@ def _by_loss(seed: int) -> Reaction:
         controller = Controller(rollouts, fleet, traffic, world.witness(), MemoryChampions(STABLE), clock)
         rollouts.create(_asked("try", CANDIDATE, how))
         parts = Rollout.model_validate(how).analysis
-        for now in _instants(parts.block, parts.labels_within):
+        for now in _instants(parts.block, parts.labels_within, seed / ROLLOUTS * LOOK):
             clock.move_to(now)
             world.ship(now)
-            if now.second % 60 == 0:
+            if now.second == 0:
                 world.ingest(now)
             begun = time.perf_counter()
             controller.reconcile(MODEL)
@@ -250,10 +253,10 @@ class _Traffic(MemoryTraffic):
         super().__init__((STABLE, CANDIDATE))
 
 
-def _instants(block: timedelta, within: timedelta) -> Iterator[datetime]:
-    """Every second of a while around the end of each block, and every fifth one between; as often as one looks."""
+def _instants(block: timedelta, within: timedelta, phase: timedelta) -> Iterator[datetime]:
+    """Every second of a while after the end of each block, and every fifth one between; as often as one looks."""
     for seconds in range(int(2 * HOUR / LOOK)):
-        now = START + seconds * LOOK
+        now = START + seconds * LOOK + phase
         behind = (now - START - within) % block
         if behind <= timedelta(seconds=30) or seconds % 5 == 0:
             yield now

@@ -20,10 +20,19 @@ from evergrow.pages.plots import tag
 from evergrow.pages.shell import count, number
 
 Share = Callable[[Observation], float]
-EVENTS, COLUMNS, PAGES, DAYS = 200, 20, 30, 10
-"""So many events, columns that drift, reports of a kind and days of performance are shown at most."""
+EVENTS, COLUMNS, PAGES, DAYS, ROLLOUTS = 200, 20, 30, 10, 10
+"""So many events, columns that drift, reports of a kind, days of performance and rollouts are shown at most."""
 STATES = {"none": ("pass", "nothing to do"), "alert": ("fail", "somebody needs to look")}
 BROKEN = ("fail", "error")
+RUNS = {
+    "Pending": "inconclusive",
+    "Progressing": "inconclusive",
+    "Paused": "inconclusive",
+    "Promoted": "pass",
+    "Aborted": "fail",
+    "Superseded": "inconclusive",
+}
+"""By a rollout's phase, the outcome in whose colour it is shown."""
 WEIGHTS = {"pass": 0.15, "inconclusive": 0.45, "fail": 1.0, "error": 1.0}
 HEIGHT = 18
 REPORTS = {
@@ -110,7 +119,8 @@ def facts(seen: Seen) -> Facts:
 def model(seen: Seen) -> dict[str, Any]:
     """Values of a model's page."""
     watch = seen.watch
-    events = timeline(seen.versions, seen.promotions, seen.looks, seen.days, cut=len(seen.days) == reading.DAYS)
+    cut = len(seen.days) == reading.DAYS
+    events = timeline(seen.versions, seen.promotions, seen.looks, seen.days, seen.rollouts, cut)
     return {
         "facts": facts(seen),
         "decision": seen.looks[0].decision if seen.looks else None,
@@ -123,6 +133,8 @@ def model(seen: Seen) -> dict[str, Any]:
         "worth": worth(watch) if watch else None,
         "earned": recent_worth(watch) if watch else [],
         "traffic": _traffic(watch) if watch else None,
+        "rollouts": [(one, RUNS[one.status.phase]) for one in seen.rollouts[:ROLLOUTS]],
+        "earlier": len(seen.rollouts[ROLLOUTS:]),
         "drift": _drift(seen.days),
         "checks": _checks(seen.days),
         "periods": [(period, seen.judged.get(period.promotion.version)) for period in periods(seen.promotions)],

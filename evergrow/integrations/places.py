@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evergrow.environment import Environment
 from evergrow.ports import Rollouts, Serving
-from evergrow.spec import ContinualModel
+from evergrow.spec import ContinualModel, ModelRollout, stored
 from evergrow.spec.environment import EnvironmentSpec
 
 
@@ -56,3 +56,23 @@ def rollouts_of(environment: Environment) -> Rollouts | None:
     from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
 
     return KubernetesRollouts(Kubernetes.open(place.execution.namespace), OffsetClock())
+
+
+def rollouts_seen(environment: Environment) -> Iterator[ModelRollout]:
+    """All rollouts of an environment with what has become of them, in no order; nothing is changed.
+
+    Raises:
+        SpecError: one cannot be read. Those before it were yielded.
+        ServingError: the cluster does not answer, or refuses.
+    """
+    place = place_of(environment)
+    if place is None:
+        from evergrow.integrations.rollout_files import RolloutFiles
+
+        files = RolloutFiles(environment.home)
+        yield from (attempt.document for model in files.models() for attempt in files.attempts(model))
+    elif place.execution.serving.rollouts:
+        from evergrow.integrations.kubernetes import MODEL_ROLLOUT, Kubernetes
+
+        found = Kubernetes.open(place.execution.namespace).search(MODEL_ROLLOUT)
+        yield from (stored(one, ModelRollout) for one in found)

@@ -1,4 +1,4 @@
-"""What there is to be seen of an environment's models: versions, promotions, and what monitoring saw and decided.
+"""What there is to be seen of an environment's models: versions, rollouts, promotions, what monitoring saw and decided.
 
 All of it is read and nothing is changed, on one machine from `home` and on a cluster from the object store. What cannot
 be read is told in words, and the rest is read all the same.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -26,10 +26,12 @@ from evergrow.errors import EvergrowError
 from evergrow.evaluation.card_page import card_page
 from evergrow.integrations.mlflow import CHAMPION, JUDGED, MlflowRegistry
 from evergrow.integrations.object_store import ObjectStore, fetch
+from evergrow.integrations.places import rollouts_seen
 from evergrow.monitoring.timeline import Look
 from evergrow.monitoring.watch import FILE, Watch
 from evergrow.ports import ModelRegistry
 from evergrow.reports import DECISION, REPORT
+from evergrow.spec import ModelRollout
 
 CARD_PAGE = "card.html"
 REPORTS, MONITORING, VERSION = "reports", "monitoring", "version="
@@ -70,6 +72,8 @@ class Seen:
     """Below reports/<model>: "as_of=2013-10-01T000000Z/report.html"."""
     judged: Mapping[int, Judged] = field(default_factory=dict)
     """By version that was promoted once."""
+    rollouts: tuple[ModelRollout, ...] = ()
+    """That have begun, newest first."""
     succeeded: datetime | None = None
     """When monitoring wrote its newest decision, by the store's clock."""
     troubles: tuple[str, ...] = ()
@@ -87,7 +91,7 @@ class Seen:
         """Changes when anything of this does."""
         return digest(
             [
-                [v.model_dump(mode="json") for v in (*self.versions, *self.promotions, *self.looks)],
+                [v.model_dump(mode="json") for v in (*self.versions, *self.promotions, *self.looks, *self.rollouts)],
                 self.watch.model_dump(mode="json") if self.watch else None,
                 [[str(day), [o.model_dump(mode="json") for o in seen]] for day, seen in sorted(self.days.items())],
                 [self.pages, sorted((v, j.model_dump(mode="json")) for v, j in self.judged.items())],
@@ -114,8 +118,13 @@ class Snapshot:
 class Reader:
     """Reads snapshots, one at a time; what has not changed since the last is not read again."""
 
-    def __init__(self, environment: Environment, registry: ModelRegistry | None = None) -> None:
-        self.environment = environment
+    def __init__(
+        self,
+        environment: Environment,
+        registry: ModelRegistry | None = None,
+        rollouts: Callable[[Environment], Iterable[ModelRollout]] = rollouts_seen,
+    ) -> None:
+        self.environment, self.rollouts = environment, rollouts
         self.registry = registry or MlflowRegistry(environment, actor="watch")
         self._files: dict[str, tuple[datetime, Any]] = {}
         self._used: set[str] = set()
@@ -123,6 +132,7 @@ class Reader:
         self._audit: tuple[Mapping[str, datetime], list[Promotion]] = ({}, [])
         self._models: dict[str, Seen] = {}
         self._versions: list[ModelVersion] = []
+        self._rollouts: list[ModelRollout] = []
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -136,6 +146,8 @@ class Reader:
         files: dict[str, datetime] | None = None
         with told("registry", troubles):
             self._versions = self.registry.versions()
+        with told("rollouts", troubles):
+            self._rollouts = [one for one in self.rollouts(self.environment) if one.status.started]
         with told("reports", troubles):
             files = self.store.written(REPORTS)
         if files is None:
@@ -144,6 +156,7 @@ class Reader:
             promotions = self._promotions()
         versions = self._versions
         named = [*(v.model for v in versions), *(p.model for p in promotions), *(n.partition("/")[0] for n in files)]
+        named += (rollout.spec.model for rollout in self._rollouts)
         names = sorted(name for name in set(named) if NAME.fullmatch(name))
         self._used = set()
         models = {name: self._model(name, versions, promotions, files) for name in names}
@@ -189,6 +202,7 @@ class Reader:
             days=self._days(name, troubles),
             pages=tuple(sorted((n for n in mine if n.count("/") == 1 and n.endswith(".html")), reverse=True)),
             judged=self._judged(registered, {p.version for p in promoted}, troubles),
+            rollouts=tuple(sorted((r for r in self._rollouts if r.spec.model == name), key=_begun, reverse=True)),
             succeeded=max((at for n, at in mine.items() if n.endswith(f"/{DECISION}")), default=None),
             troubles=tuple(troubles),
         )
@@ -273,6 +287,10 @@ class Reader:
             self._evaluations.pop(next(iter(self._evaluations)))
         self._evaluations[key] = time.monotonic(), read or said[0]
         return self._evaluations[key][1]
+
+
+def _begun(rollout: ModelRollout) -> tuple[datetime | None, str]:
+    return rollout.status.started, rollout.name
 
 
 @contextmanager

@@ -1,18 +1,26 @@
-"""The story of a model in service: what was registered, promoted, decided and seen, and who served when."""
+"""The story of a model in service: what was registered, rolled out, promoted, decided and seen, and who served when."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from evergrow.audit import Promotion
 from evergrow.contracts import Decision, Instant, ModelVersion, Observation, Value
+from evergrow.spec import ModelRollout
 
-EventKind = Literal["registered", "promoted", "decided", "alarm", "drift"]
+EventKind = Literal["registered", "rollout", "promoted", "decided", "alarm", "drift"]
 # Of events of one instant, what led to what.
-_ORDER: Mapping[EventKind, int] = {"registered": 0, "promoted": 1, "drift": 2, "alarm": 3, "decided": 3}
+_ORDER: Mapping[EventKind, int] = {
+    "registered": 0,
+    "rollout": 1,
+    "promoted": 2,
+    "drift": 3,
+    "alarm": 4,
+    "decided": 4,
+}
 ACTIONS: Mapping[str, tuple[EventKind, str]] = {
     "none": ("decided", "Nothing to do"),
     "alert": ("alarm", "Somebody needs to look"),
@@ -82,6 +90,7 @@ def timeline(
     promotions: Iterable[Promotion],
     looks: Iterable[Look],
     days: Mapping[date, Sequence[Observation]],
+    rollouts: Iterable[ModelRollout] = (),
     cut: bool = False,
 ) -> tuple[Event, ...]:
     """All events of one model, newest first; the same whatever the order of the arguments' parts.
@@ -92,12 +101,14 @@ def timeline(
         looks: runs of monitoring. Consecutive ones that decided the same for alarms of the same kinds are one event,
             at the first of them.
         days: what was seen of each judged day.
+        rollouts: that have begun. A promotion is the registry's to tell.
         cut: whether earlier days were left out, so that what drifts on the first of them did not begin there.
     """
     looks = sorted(looks, key=lambda look: look.decision.as_of)
     events = [
         *map(_registered, versions),
         *map(_promoted, promotions),
+        *(event for rollout in rollouts for event in _rolled_out(rollout)),
         *_decided(looks),
         *_drifted(days, cut),
         *_unseen(days, looks),
@@ -137,6 +148,20 @@ def _promoted(promotion: Promotion) -> Event:
         reason=promotion.reason,
         link=report(promotion.model, f"version={promotion.version}"),
     )
+
+
+def _rolled_out(rollout: ModelRollout) -> Iterator[Event]:
+    """Its beginning and, unless a version was promoted, its end."""
+    spec, status = rollout.spec, rollout.status
+    one = spec.candidates[0] if len(spec.candidates) == 1 else None
+    about: dict[str, Any] = {"model": spec.model, "kind": "rollout", "version": one}
+    named = f"version{'s' if len(spec.candidates) > 1 else ''} {', '.join(map(str, spec.candidates))}"
+    if status.started is not None:
+        how = f" by {status.rollout.strategy.kind}" if status.rollout else ""
+        asked = f", asked for by {spec.requested_by}" if spec.requested_by else ""
+        yield Event(at=status.started, title=f"Rollout of {named}{how} begun{asked}", reason=spec.reason, **about)
+    if status.ended is not None and status.phase != "Promoted":
+        yield Event(at=status.ended, title=f"Rollout of {named} {status.phase.lower()}", reason=status.reason, **about)
 
 
 def _decided(looks: Sequence[Look]) -> Iterator[Event]:

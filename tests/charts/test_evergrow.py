@@ -605,6 +605,20 @@ def test_the_page_that_watches_holds_every_policy_and_is_reached_by_monitoring_a
     assert ("EVERGROW_WATCH_TOKEN" in variables) is bool(token)
 
 
+def test_the_page_may_list_rollouts_and_nothing_else_and_nothing_at_all_where_there_are_none():
+    watched = {"observability": {"watch": {"enabled": True}}}
+    objects, without = dev(PODS, watched), dev(PODS, watched, {"operator": {"enabled": False}})
+    pod, alone = (of(each, "Deployment")["evergrow-watch"]["spec"]["template"]["spec"] for each in (objects, without))
+
+    assert rights(objects, "evergrow-watch") == {"evergrow.dev/modelrollouts": {"list"}}
+    assert [one["name"] for one in of(objects, "RoleBinding")["evergrow-watch"]["subjects"]] == [
+        pod["serviceAccountName"]
+    ]
+    assert pod["automountServiceAccountToken"] is True
+    assert "evergrow-watch" not in of(without, "Role")
+    assert alone["automountServiceAccountToken"] is False
+
+
 def test_without_being_asked_for_there_is_no_page():
     assert not [each for each in dev() if "evergrow-watch" in each["metadata"]["name"]]
 

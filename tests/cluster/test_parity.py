@@ -255,6 +255,7 @@ def test_the_page_that_watches_shows_on_the_cluster_what_monitoring_saw(dev: Dev
 
     told = eventually(lambda: read(f"/models/{NAME}", "2013-10-02 00:00 UTC"), 120)
     assert "version 1" in told
+    assert "Rollout of version 1 by single begun" in told
     for stored, holds in (
         ("watch=2013-10-02T000000Z/report.html", "Monitoring report"),
         ("version=1/report.html", "evaluation"),

@@ -287,25 +287,6 @@ def test_a_pod_is_seen_when_it_first_is_so():
     assert watch.failed == {"train-2"}
 
 
-def test_a_second_service_serves_what_the_first_does_and_takes_over_only_our_annotations():
-    found = {
-        "metadata": {
-            **{"name": "a-v1", "uid": "u", "resourceVersion": "7", "labels": {"evergrow.dev/model": "a"}},
-            "annotations": {"evergrow.dev/identity": "i", "serving.kserve.io/deploymentMode": "Standard"},
-        },
-        "spec": {"predictor": {"model": {"storageUri": "s3://b/versions/1"}}},
-        "status": {"url": "x"},
-    }
-    assert on_cluster_rollout.beside(found, "a-v1-rollout") == {
-        "metadata": {
-            "name": "a-v1-rollout",
-            "labels": {"evergrow.dev/model": "a"},
-            "annotations": {"evergrow.dev/identity": "i"},
-        },
-        "spec": found["spec"],
-    }
-
-
 def test_a_pod_that_starts_or_is_being_stopped_is_not_asked():
     def pod(name, ready, **more):
         status = {"podIP": name, "conditions": [{"type": "Ready", "status": ready}]}

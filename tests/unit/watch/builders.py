@@ -8,10 +8,13 @@ from evergrow.audit import AuditLog, Promotion
 from evergrow.contracts import Decision, Metric, ModelVersion, Observation, Verdict
 from evergrow.environment import Environment
 from evergrow.integrations.object_store import ObjectStore
+from evergrow.integrations.rollout_files import RolloutFiles
 from evergrow.integrations.seen import Reader
 from evergrow.integrations.watch_store import WatchStore
 from evergrow.monitoring.timeline import Look
 from evergrow.monitoring.watch import DayTraffic, Earned, LabelState, Performance, Ran, Served, Watch, decide
+from evergrow.rollout.attempt import Attempt
+from evergrow.spec.rollout import Finding, ModelRollout, Rollout, RolloutStatus
 from tests.unit.pages import builders as pages
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -46,6 +49,19 @@ def observation(
         reference="holdout of version 1", test="psi", effect=effect, threshold=0.2, alarm=alarm,
         verdict=Verdict(outcome=outcome, reason=reason or f"{subject}: {effect} against 0.2"),
     )  # fmt: skip
+
+
+def rollout(number=2, day=0, phase="Progressing", ended=None, model=MODEL, reason="3,120 requests", **asked):
+    """Of a version by a canary; its end is a day."""
+    status = RolloutStatus(
+        phase=phase, stable=max(number - 1, 1), started=at(day), ended=None if ended is None else at(ended),
+        rollout=Rollout.model_validate({"strategy": {"kind": "canary"}}), reason=reason,
+        split=f"v{number - 1} 90 / v{number} 10",
+        findings=(Finding(check="errors", candidate=number, outcome="pass", reason="3 of 3,120 against 1.00%"),),
+    )  # fmt: skip
+    about = {"apiVersion": "evergrow.dev/v1alpha1", "kind": "ModelRollout", "metadata": {"name": f"{model}-v{number}"}}
+    made = ModelRollout.model_validate({**about, "spec": {"model": model, "candidates": [number], **asked}})
+    return made.model_copy(update={"status": status})
 
 
 def decision(day, *reasons, model=MODEL):
@@ -128,6 +144,14 @@ class World:
             AuditLog(self.environment.audit).append(one)
         return self
 
+    def roll_out(self, made):
+        """A rollout is what it is."""
+        files = RolloutFiles(self.environment.home)
+        files.create(made.model_copy(update={"status": RolloutStatus()}))
+        (found,) = (one for one in files.attempts(made.spec.model) if one.name == made.name)
+        files.write(Attempt(found.document, found.revision), made.status)
+        return self
+
     def look(self, day, *observations, **more):
         """Monitoring ran as of the beginning of a day."""
         seen = watch(day, observations, **more)
@@ -158,6 +182,8 @@ def busy(home, days=45, columns=34):
     world.promote(promotion(1), promotion(1, 5, model="bikes"), promotion(2, 20, replaced=1))
     world.promote(promotion(3, 40, replaced=2, reason="log_loss 0.3975 vs 0.4180, difference +0.0205, n=40,112"))
     world.train(0).train(20).train(40)
+    world.roll_out(rollout(2, 18, "Promoted", 20, reason="loss: 0.3975 against 0.4180"))
+    world.roll_out(rollout(3, 39))
     for day in range(days):
         world.judge(day, *_day(day, columns))
         raised = [o for o in _day(day, columns) if o.alarm]

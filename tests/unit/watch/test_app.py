@@ -82,6 +82,9 @@ def test_a_models_page_tells_its_whole_story(world):
         "by ada: log_loss 0.3975 vs 0.4180, difference +0.0205, n=40,112",
         "2024-03-31 00:00 UTC monitoring",
         "2024-03-01 00:00 UTC training",
+        "3 errors pass 3 of 3,120 against 1.00%",
+        "2024-04-09 00:00 UTC – delays-v3 version 3 canary Progressing v2 90 / v3 10 3,120 requests",
+        "Rollout of version 3 by canary begun",
     ):
         assert fact in read, fact
 

@@ -8,7 +8,7 @@ from evergrow.errors import RegistryError, StoreError
 from evergrow.integrations.object_store import mirrored, publish
 from evergrow.integrations.seen import Reader
 from tests.unit.pages.builders import report
-from tests.unit.watch.builders import MODEL, World, at, observation, promotion, version
+from tests.unit.watch.builders import MODEL, World, at, observation, promotion, rollout, version
 
 
 def world(home, **more):
@@ -38,6 +38,30 @@ def test_everything_of_a_model_is_read(tmp_path):
         "watch=2024-03-03T000000Z/report.html",
         "watch=2024-03-04T000000Z/report.html",
     ]
+
+
+def test_rollouts_that_have_begun_are_read_newest_first_and_change_the_digest(tmp_path):
+    built = world(tmp_path / "home").roll_out(rollout(2, 1, "Aborted", 2)).roll_out(rollout(3, 3))
+    before = read(built)
+    waiting = rollout(4, 4)
+    built.roll_out(waiting.model_copy(update={"status": waiting.status.model_copy(update={"started": None})}))
+    assert read(built).digests == before.digests
+    built.roll_out(rollout(5, 5))
+
+    assert [one.name for one in before.models[MODEL].rollouts] == ["delays-v3", "delays-v2"]
+    assert [one.name for one in read(built).models[MODEL].rollouts] == ["delays-v5", "delays-v3", "delays-v2"]
+    assert read(built).digests != before.digests
+
+
+def test_rollouts_that_cannot_be_read_are_told_and_what_was_read_before_stays(tmp_path):
+    built = world(tmp_path / "home").roll_out(rollout(2, 1))
+    reader = built.reader()
+    assert reader.read().troubles == ()
+    (built.environment.home / "rollouts" / MODEL / "torn.json").write_text("{")
+    snapshot = reader.read()
+
+    assert ["torn.json" in told for told in snapshot.troubles] == [True]
+    assert [one.name for one in snapshot.models[MODEL].rollouts] == ["delays-v2"]
 
 
 def test_an_empty_environment_has_no_models_and_no_troubles(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.monitoring.timeline import periods, standing, timeline
-from tests.unit.watch.builders import DAY, START, at, look, observation, promotion, version
+from tests.unit.watch.builders import DAY, START, at, look, observation, promotion, rollout, version
 
 
 def told(events):
@@ -48,6 +48,22 @@ def test_events_are_newest_first_and_each_has_its_reason_and_its_page():
         "reports/delays/version=1/report.html",
         "reports/delays/version=1/report.html",
     ]
+
+
+def test_a_rollouts_beginning_is_told_and_its_end_unless_the_promotion_tells_it():
+    going = rollout(4, 3, requested_by="training", reason="")
+    back = rollout(3, 1, "Aborted", 2, reason="errors: 8 of 171 against 1.00%").model_copy(
+        update={"spec": rollout(3, reason="").spec.model_copy(update={"reason": "verdict pass"})}
+    )
+    events = timeline([], [promotion(2, 1, replaced=1)], [], {}, [rollout(2, 0, "Promoted", 1), going, back])
+
+    assert [(e.kind, e.at, e.title, e.reason, e.version) for e in events if e.kind == "rollout"] == [
+        ("rollout", at(3), "Rollout of version 4 by canary begun, asked for by training", "", 4),
+        ("rollout", at(2), "Rollout of version 3 aborted", "errors: 8 of 171 against 1.00%", 3),
+        ("rollout", at(1), "Rollout of version 3 by canary begun", "verdict pass", 3),
+        ("rollout", at(0), "Rollout of version 2 by canary begun", "", 2),
+    ]
+    assert [e.kind for e in events].count("promoted") == 1
 
 
 def test_a_version_that_was_never_judged_has_no_report():
