@@ -365,6 +365,14 @@ class ModelSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _callers_are_logged(self) -> Self:
+        for column in self.rollout.sticky:
+            if column in self.serving.log.left_out:
+                told = f"must be columns that predictions are logged with, found {column!r} in log.leftOut"
+                raise ValueError(f"`rollout.sticky`: {told}")
+        return self
+
+    @model_validator(mode="after")
     def _worth_fits_the_task(self) -> Self:
         worth = self.monitoring.worth
         if worth is not None and (worth.per_unit_of_error is None) == (self.task == "regression"):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from evergrow.contracts import Instant, Outcome
-from evergrow.spec.base import Duration, Name, Part
+from evergrow.spec.base import Duration, Name, Part, Word
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -175,7 +175,7 @@ class Rollout(Part):
     """By which steps."""
     analysis: Analysis = Analysis()
     """By which evidence."""
-    sticky: tuple[str, ...] = ()
+    sticky: Annotated[tuple[Word, ...], Field(max_length=8)] = ()
     """Entity keys by which callers keep to one version; empty: each request is drawn for itself."""
     sticky_for: Duration = Field(default="1d", validate_default=True, ge=timedelta(minutes=1))
     """So long a key keeps its version before it is drawn anew, which evidence needs to go on growing."""

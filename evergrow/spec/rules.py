@@ -93,6 +93,13 @@ _LABELS = Rule(
     form="%s in log.leftOut",
     at=".label.key",
 )
+_CALLERS = Rule(
+    "!self.rollout.sticky.exists(c, c in self.serving.log.leftOut)",
+    "`rollout.sticky`: must be columns that predictions are logged with",
+    found="self.rollout.sticky.filter(c, c in self.serving.log.leftOut)[0]",
+    form="%s in log.leftOut",
+    at=".rollout.sticky",
+)
 _WORTH = Rule(
     'has(self.monitoring.worth.perUnitOfError) == (self.task == "regression")',
     "`monitoring.worth.perUnitOfError` is for a regression, and all it has",
@@ -116,6 +123,7 @@ RULES: Mapping[type[Part], Mapping[str, Sequence[Rule]]] = {
     ModelSpec: {
         "_metrics_of_the_task": tuple(_metrics()),
         "_labels_can_be_joined": (_LABELS,),
+        "_callers_are_logged": (_CALLERS,),
         "_worth_fits_the_task": (_WORTH,),
         "_fairness_fits_the_task": (_FAIRNESS,),
         "_calibration_fits_the_task": (_CALIBRATION,),

@@ -59,6 +59,15 @@ def test_labels_cannot_be_joined_by_what_the_log_leaves_out():
     assert parse(document).spec.label.key == ("waiter", "guest")
 
 
+def test_callers_cannot_be_kept_to_a_version_by_what_the_log_leaves_out():
+    document = changed("spec.rollout", {"sticky": ["guest"]})
+    document["spec"]["serving"] = {"log": {"leftOut": ["guest"]}}
+    with pytest.raises(SpecError, match=r"`rollout.sticky`: must be .*, found 'guest'"):
+        parse(document)
+    document["spec"]["serving"] = {"log": {"hashed": ["guest"]}}
+    assert parse(document).spec.rollout.sticky == ("guest",)
+
+
 def test_groups_of_a_regression_have_no_rates_of_true_positives():
     document = changed("spec.task", "regression")
     document["spec"]["evaluation"] = {"holdout": "30d", "metrics": ["mae"], "gate": {"metric": "mae"}}
