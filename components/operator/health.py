@@ -16,6 +16,7 @@ from components.operator.watch import PHASE
 from components.operator.work_queue import WorkQueue
 from evergrow.integrations.kubernetes import MODEL_ROLLOUT
 from evergrow.integrations.kubernetes_cache import CachedKubernetes
+from evergrow.integrations.labels import MODEL
 
 
 def serve(port: int, registry: CollectorRegistry, trouble: Callable[[], str]) -> ThreadingWSGIServer:
@@ -65,4 +66,10 @@ class State:
         phases = GaugeMetricFamily("evergrow_rollouts", "ModelRollouts that there are, by phase.", labels=["phase"])
         for phase, number in sorted(self.cache.count(MODEL_ROLLOUT, PHASE).items()):
             phases.add_metric([phase], number)
-        return iter((depth, leader, phases))
+        paused = GaugeMetricFamily(
+            "evergrow_rollout_paused", "1 while a rollout of the model waits for somebody.", labels=["model"]
+        )
+        found = [(labels[MODEL], labels[PHASE]) for labels in self.cache.labels(MODEL_ROLLOUT)]
+        for model in sorted({model for model, _ in found}):
+            paused.add_metric([model], float((model, "Paused") in found))
+        return iter((depth, leader, phases, paused))

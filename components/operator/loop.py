@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from components.operator.work_queue import WorkQueue
 from evergrow.errors import ConflictError, EvergrowError, public
@@ -39,6 +39,9 @@ class Loop:
         self._said: dict[str, str] = {}
         self.results = Counter("evergrow_operator_reconciles", "Looks at a model.", ["result"], registry=registry)
         self.seconds = Histogram("evergrow_operator_reconcile_seconds", "Time of a look at a model.", registry=registry)
+        self.failing = Gauge(
+            "evergrow_operator_failing", "1 while looks at the model fail.", ["model"], registry=registry
+        )
 
     def work(self) -> None:
         """Look at models until the queue is closed."""
@@ -68,6 +71,7 @@ class Loop:
             return "error", self._again(name)
         self._failures.pop(name, None)
         if self._said.pop(name, None) is not None:
+            self.failing.labels(name).set(0)
             logger.info("%s goes on", name, extra={"model": name})
         return "ok", None if after is None else after.total_seconds()
 
@@ -77,6 +81,7 @@ class Loop:
 
     def _failed(self, name: str, error: Exception) -> None:
         """Say it once, until it is another."""
+        self.failing.labels(name).set(1)
         told = str(error) if isinstance(error, EvergrowError) else public(error)
         if self._said.get(name) == told:
             return

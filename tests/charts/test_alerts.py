@@ -257,6 +257,36 @@ SCENES: dict[str, Scene] = {
         fires=[("EvergrowMonitoringStale", "warning")],
         evergrow_monitoring_last_success_timestamp_seconds="-172800x80",
     ),
+    "a rollout waits for somebody": model(
+        fires=[("EvergrowRolloutPaused", "warning")], evergrow_operator_leader="1x80", evergrow_rollout_paused="1x80"
+    ),
+    "a rollout was paused for a moment": model(
+        evergrow_operator_leader="1x80", evergrow_rollout_paused=gauge((52, 0), (12, 1))
+    ),
+    "the operator fails with a model": model(
+        fires=[("EvergrowRolloutsFailing", "warning")],
+        **{"evergrow_operator_leader": "1x80", "evergrow_operator_failing": "1x80"},
+    ),
+    "the operator goes on with a model": model(
+        **{"evergrow_operator_leader": "1x80", "evergrow_operator_failing": gauge((32, 1), (32, 0))},
+    ),
+    "who failed and leads no more is no news": model(
+        **{
+            'evergrow_operator_leader{pod="two"}': "1x80",
+            "evergrow_operator_leader": "0x80",
+            "evergrow_operator_failing": "1x80",
+        },
+    ),
+    "the operator is gone": model(
+        fires=[("EvergrowOperatorDown", "critical")],
+        **{
+            "evergrow_operator_leader": gauge((20, 1), (44, None)),
+            "evergrow_rollout_paused": gauge((20, 0), (44, None)),
+        },
+    ),
+    "no operator leads": model(
+        fires=[("EvergrowOperatorDown", "critical")], evergrow_operator_leader="0x80", evergrow_rollout_paused="0x80"
+    ),
     "somebody watched yesterday": model(evergrow_monitoring_last_success_timestamp_seconds="-86400x80"),
 }
 OURS = "evergrow-dev"

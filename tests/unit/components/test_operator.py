@@ -510,8 +510,13 @@ def test_metrics_say_how_many_rollouts_are_in_which_phase_and_who_leads(cluster,
     text = generate_latest(registry).decode()
     assert 'evergrow_rollouts{phase="Promoted"} 2.0' in text
     assert 'evergrow_rollouts{phase="Pending"} 1.0' in text
+    assert 'evergrow_rollout_paused{model="m"} 0.0' in text
     assert "evergrow_operator_leader 1.0" in text
     assert "evergrow_operator_queue_depth 1.0" in text
+
+    cluster.put(MODEL_ROLLOUT, rollout("c", phase="Paused"))
+    cache.fill()
+    assert 'evergrow_rollout_paused{model="m"} 1.0' in generate_latest(registry).decode()
 
 
 def test_the_cache_is_what_adapters_take_for_a_cluster(cache):
