@@ -65,8 +65,9 @@ class Rollouts:
     def __init__(self, installed: Installed) -> None:
         self.installed = installed
         self.kept = KubernetesRollouts(installed.kubernetes, OffsetClock())
-        store = ObjectStore.open(str(installed.place.data.store))
-        self.versions = [1, another(_variables(installed), store, MODEL)]
+        variables = _variables(installed)
+        os.environ.update({name: value for name, value in variables.items() if name.startswith("AWS_")})
+        self.versions = [1, another(variables, ObjectStore.open(str(installed.place.data.store)), MODEL)]
         self.asked = 0
         self.random = random.Random(1)
 
