@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from evergrow import logs
 from evergrow.errors import ClusterError, EvergrowError, public
 
-IDLE, LIMIT = 300.0, 600.0
+IDLE, LIMIT = 60.0, 600.0
 """Seconds without a task after which the process is let go; that a task may take."""
 
 logger = logging.getLogger("evergrow.operator.worker")
