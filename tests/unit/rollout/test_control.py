@@ -311,6 +311,64 @@ def test_a_newer_rollout_takes_the_place_of_an_older_one_from_the_stable_version
     assert world.answers == {5: 100}
 
 
+def test_after_a_bad_version_another_bad_one_leaves_the_stable_version_too():
+    world = World()
+    for version in (4, 5):
+        name = f"bikes-{version}"
+        world.witness.evidence = GOOD
+        world.ask(name, candidates=(version,))
+        world.look(3)
+        assert set(world.answers) == {3, version}
+        found = BAD.findings[0].model_copy(update={"candidate": version})
+        world.witness.evidence = Evidence(findings=(found,))
+        world.look()
+        assert (world.status(name).phase, world.status(name).stable, world.answers) == ("Aborted", 3, {3: 100})
+
+    assert world.champions.history == []
+
+
+def test_what_was_aborted_is_promoted_when_it_is_asked_for_again_and_does_well():
+    world = World()
+    world.ask()
+    world.look(3)
+    world.rollouts.order("bikes", "bikes-4", "abort", "ada")
+    world.look()
+    assert (world.status().phase, world.answers) == ("Aborted", {3: 100})
+
+    world.ask("bikes-4-again")
+    world.look(9)
+    assert (world.status("bikes-4-again").phase, world.answers) == ("Promoted", {4: 100})
+    assert world.status().phase == "Aborted"
+
+
+def test_what_cannot_be_decided_pauses_and_is_promoted_once_it_is_resumed_and_can():
+    world = World()
+    world.witness.evidence = Evidence(requests={4: 1})
+    world.ask(inconclusive_after="10m")
+    world.look(20)
+    paused = world.status()
+    assert (paused.phase, world.answers) == ("Paused", {3: 90, 4: 10})
+    assert "10m" in paused.reason
+
+    world.rollouts.order("bikes", "bikes-4", "resume", "ada")
+    world.witness.evidence = GOOD
+    world.look(9)
+    assert (world.status().phase, world.answers) == ("Promoted", {4: 100})
+
+
+def test_a_rollback_to_what_is_no_longer_warm_waits_until_it_is_served():
+    world = World()
+    world.ask(keep_warm="10m")
+    world.look(30)
+    assert set(world.fleet.wanted) == {4}
+
+    world.ask("bikes-3", strategy=Single(), candidates=(3,))
+    world.controller().reconcile("bikes")
+    assert (world.answers, set(world.fleet.wanted)) == ({4: 100}, {3, 4})
+    world.look(3)
+    assert (world.status("bikes-3").phase, world.answers) == ("Promoted", {3: 100})
+
+
 def test_a_rollback_is_a_rollout_to_what_is_still_warm():
     world = World()
     world.ask()
