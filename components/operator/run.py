@@ -165,7 +165,7 @@ class Process:
 
     def _start(self) -> None:
         jobs = [(f"look-{i}", self.loop.work) for i in range(self.options.threads)]
-        for name, job in [*jobs, ("resync", self._resync)]:
+        for name, job in [*jobs, ("resync", self._resync), ("let-go", self._let_go)]:
             self._threads.append(threading.Thread(target=job, name=name, daemon=True))
         for name in watch.models(self.cache):
             self.queue.add(name)
@@ -180,7 +180,6 @@ class Process:
     def _resync(self) -> None:
         """From time to time read everything again, and have each model looked at, one after the other."""
         while not self._ending.wait(self.options.resync):
-            self.worker.rest()
             try:
                 self.cache.fill()
             except EvergrowError as error:
@@ -188,6 +187,11 @@ class Process:
             names = watch.models(self.cache)
             for i, name in enumerate(names):
                 self.queue.add(name, self.options.resync * i / len(names))
+
+    def _let_go(self) -> None:
+        """Do without the worker process while nothing is to be done there."""
+        while not self._ending.wait(self.worker.idle / 2):
+            self.worker.rest()
 
     def _tried(self, error: EvergrowError | None) -> None:
         self._tried_at = time.monotonic()
