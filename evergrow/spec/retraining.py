@@ -1,0 +1,128 @@
+"""When a model is trained again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+
+from evergrow.contracts import ObservationKind
+from evergrow.spec.base import Duration, Part, Word
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"must be a time zone such as Europe/Zurich, found {name!r}") from None
+    return name
+
+
+TimeZone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_known_zone)]
+"""Of the IANA database: "Europe/Zurich"."""
+ClockTime = Annotated[str, StringConstraints(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+"""Of a day: "22:30"."""
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+"""A day of the week."""
+WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+class Asked(Part):
+    """Train when somebody asks for it."""
+
+    kind: Literal["asked"] = "asked"
+
+
+class DataVolume(Part):
+    """Train when so many newly labelled rows have come."""
+
+    kind: Literal["data-volume"] = "data-volume"
+    rows: PositiveInt
+    """Whose label became known since the champion's training data was cut."""
+
+
+class ModelAge(Part):
+    """Train when the champion's data is old."""
+
+    kind: Literal["model-age"] = "model-age"
+    older_than: Duration
+    """Since its training data was cut."""
+
+
+class Performance(Part):
+    """Train when the champion does harm, by monitoring's tests, which may be looked at at any time."""
+
+    kind: Literal["performance"] = "performance"
+    by: Annotated[tuple[Literal["realised", "estimated"], ...], Field(min_length=1, max_length=2)] = ("realised",)
+    """By labels that have come; by what is estimated before they do. Any of them is enough."""
+    looked_within: Duration = Field(default="2d", validate_default=True)
+    """Monitoring that looked longer ago is missing, and says nothing."""
+
+
+class DataChange(Part):
+    """Train when the data has changed, whether or not that has done harm."""
+
+    kind: Literal["data-change"] = "data-change"
+    of: Annotated[tuple[ObservationKind, ...], Field(min_length=1, max_length=17)] = (
+        "feature-drift",
+        "multivariate-drift",
+        "label-drift",
+    )
+    """Which of monitoring's observations count: "schema" and "categories" are changes upstream."""
+    columns: Annotated[tuple[Word, ...], Field(max_length=1000)] = ()
+    """Only these; empty: all."""
+    at_least: PositiveInt = 1
+    """So many columns must have changed."""
+    looked_within: Duration = Field(default="2d", validate_default=True)
+    """Monitoring that looked longer ago is missing, and says nothing."""
+
+
+Trigger = Annotated[Asked | DataVolume | ModelAge | Performance | DataChange, Field(discriminator="kind")]
+
+
+class QuietHours(Part):
+    """When nothing is begun."""
+
+    since: ClockTime
+    """From this time of the day on."""
+    until: ClockTime
+    """Up to this one, of the next day if it is not later."""
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1, max_length=7)] = WEEKDAYS
+    """On which they begin."""
+    time_zone: TimeZone = "UTC"
+    """In which both are read."""
+
+
+class Budget(Part):
+    """What training may take."""
+
+    per: Duration = Field(default="30d", validate_default=True)
+    """In so long a time, whenever that is."""
+    trainings: PositiveInt | None = None
+    """So many may be begun; null: any number."""
+    cpu_hours: PositiveFloat | None = None
+    """A training is not begun once those of the time have used so many; null: any number."""
+
+
+class Retraining(Part):
+    """When a model is trained again, and what keeps it from being."""
+
+    triggers: Annotated[tuple[Trigger, ...], Field(max_length=20)] = ()
+    """What asks for it; empty: nothing, and whoever wants it trains it."""
+    needed: PositiveInt = 1
+    """How many triggers have to fire: 1 is any of them, their number is all. Being asked is always enough."""
+    cooldown: Duration = Field(default="1d", validate_default=True)
+    """Nothing is begun for so long after a training has ended; twice as long after each that brought no champion."""
+    longest: Duration = Field(default="30d", validate_default=True)
+    """As long it becomes at most."""
+    quiet: Annotated[tuple[QuietHours, ...], Field(max_length=20)] = ()
+    """Nothing is begun then; what was wanted is begun afterwards, if it still is."""
+    budget: Budget | None = None
+    """What training may take; null: anything."""
+
+    @model_validator(mode="after")
+    def _enough_triggers(self) -> Self:
+        if self.triggers and self.needed > len(self.triggers):
+            raise ValueError(f"`needed` must be at most the {len(self.triggers)} triggers, found {self.needed}")
+        return self
