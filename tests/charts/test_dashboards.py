@@ -12,9 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
+from components.operator.health import State
+from components.operator.loop import Loop
+from components.operator.watch import PHASE
+from components.operator.work_queue import WorkQueue
 from components.server import metrics
+from evergrow.integrations.labels import MODEL
 from evergrow.prediction_log.segments import Counts
 from evergrow.spec.model import PredictionLogSpec
 from tests.charts.rendering import CHARTS, ROOT, render
@@ -47,10 +52,21 @@ def known(tmp_path_factory) -> dict[str, frozenset[str]]:
     metrics.count_flags([("stale:weather",)])
     metrics.REFUSALS.labels("value")
     metrics.MODEL.labels("delays", "3", "onnx")
-    families = itertools.chain(REGISTRY.collect(), log.collect(), model.collect())
+    families = itertools.chain(REGISTRY.collect(), log.collect(), model.collect(), operators().collect())
     found = {sample.name: TARGET.union(sample.labels) for family in families for sample in family.samples}
     recorded = {each["record"]: frozenset({"namespace", "model"}) for each in rules(rule()) if "record" in each}
     return {**found, **recorded, **PUBLISHED, **PROMETHEUS}
+
+
+def operators() -> CollectorRegistry:
+    """What an operator publishes that has looked at a model."""
+    registry, queue = CollectorRegistry(), WorkQueue()
+    cache = SimpleNamespace(count=lambda *_: {"Paused": 1}, labels=lambda _: [{MODEL: "delays", PHASE: "Paused"}])
+    registry.register(State(queue, cache, lambda: True))
+    loop = Loop(lambda _: None, lambda *_: None, queue, registry)
+    loop.failing.labels("delays")
+    loop.results.labels("ok")
+    return registry
 
 
 def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
