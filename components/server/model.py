@@ -142,7 +142,9 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         self._observe(flags, looked_up - started, ended - looked_up)
         if self.recorder is not None:
             alone = self._answering == 1
-            await self.recorder.keep(asked, now.timestamp(), ended - started, found, scores, alone=alone)
+            waiting = self.recorder.keep(asked, now.timestamp(), ended - started, found, scores, alone=alone)
+            if waiting is not None:
+                await waiting
         return Predicted(scores, flags)
 
     async def explain_rows(self, rows: Sequence[Row], asked: Asked) -> list[dict[str, Any]]:
@@ -155,7 +157,9 @@ class PredictionModel(Model):  # type: ignore[misc]  # KServe has no types
         scores: list[float] = self.bundle.predict(X).tolist()
         shares = await asyncio.to_thread(self.bundle.explain, X)
         if self.recorder is not None:
-            await self.recorder.keep(asked, now.timestamp(), time.perf_counter() - started, found, scores)
+            waiting = self.recorder.keep(asked, now.timestamp(), time.perf_counter() - started, found, scores)
+            if waiting is not None:
+                await waiting
         names = [feature.name for feature in self.bundle.info.features]
         return [
             {

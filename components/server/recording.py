@@ -79,6 +79,7 @@ class Recorder:
         self.layout = layout
         self._pending: list[_Answered] = []
         self._refuses = writer.settings.when_full == "refuse"
+        self._waits = writer.settings.durability == "each"
 
     @classmethod
     def open(cls, root: Path, served: ServingDirectory, offset: timedelta, key: bytes | None) -> Self:
@@ -121,8 +122,8 @@ class Recorder:
         scores: list[float],
         *,
         alone: bool = False,
-    ) -> asyncio.Future[None]:
-        """Keep an answered request.
+    ) -> asyncio.Future[None] | None:
+        """Keep an answered request, before it is answered.
 
         Args:
             asked: the request.
@@ -133,9 +134,14 @@ class Recorder:
             alone: no other request is being answered, so it is written at once.
 
         Returns:
-            What to await before answering. It raises `Refusal` if the request cannot be kept, and the model's document
-            says to refuse then.
+            What to await before answering; None where nothing is.
+
+        Raises:
+            Refusal: it cannot be kept, and the model's document says to refuse then. So may what is returned.
         """
+        if alone and not self._waits:
+            self._keep_now(asked, event, seconds, found, scores)
+            return None
         loop = asyncio.get_running_loop()
         one = _Answered(asked, event, seconds, found, scores, loop.create_future())
         if alone:
@@ -146,6 +152,17 @@ class Recorder:
         self._pending.append(one)
         return one.kept
 
+    def _keep_now(
+        self, asked: Asked, event: float, seconds: float, found: Sequence[FeatureRow], scores: list[float]
+    ) -> None:
+        """Without anything that only several at once need: a lone request waits for this."""
+        try:
+            self.writer.append(self._line(asked, event, seconds, found, scores), event, len(scores))
+        except LogFull as error:
+            refusal = self._refusal(error, len(scores))
+            if refusal is not None:
+                raise refusal from error
+
     def _write(self) -> None:
         """Append what is pending, a write for each day of it."""
         pending, self._pending = self._pending, []
@@ -154,7 +171,7 @@ class Recorder:
 
     def _append(self, answered: list[_Answered]) -> None:
         try:
-            lines = b"".join([self._line(one) for one in answered])
+            lines = b"".join([self._line(*one[:-1]) for one in answered])
             synced = self.writer.append(lines, answered[0].event, sum(len(one.scores) for one in answered))
         except Exception as error:  # who waits is told, whatever it was
             self._settle(answered, error)
@@ -164,19 +181,26 @@ class Recorder:
         else:
             asyncio.wrap_future(synced).add_done_callback(lambda done: self._settle(answered, done.exception()))
 
-    def _line(self, one: _Answered) -> bytes:
-        values = [self.layout.values(row.values) for row in one.found]
-        times, flags = [row.times for row in one.found], [row.flags for row in one.found]
-        return record_line(one.asked, one.event, one.seconds, values, times, one.scores, flags)
+    def _line(
+        self, asked: Asked, event: float, seconds: float, found: Sequence[FeatureRow], scores: list[float]
+    ) -> bytes:
+        keep = self.layout.values
+        values = [keep(row.values) for row in found]
+        return record_line(
+            asked, event, seconds, values, [row.times for row in found], scores, [row.flags for row in found]
+        )
+
+    def _refusal(self, error: LogFull, rows: int) -> Refusal | None:
+        """What callers are told of rows that cannot be kept; None: they are answered, and the rows are counted."""
+        if self._refuses:
+            return Refusal(503, f"{error}; try again", "log")
+        self.writer.counts.dropped += rows
+        return None
 
     def _settle(self, answered: list[_Answered], error: BaseException | None) -> None:
-        """Let the requests go on; without a record, if the document says so."""
+        """Let the requests go on, or be told why not."""
         if isinstance(error, LogFull):
-            if self._refuses:
-                error = Refusal(503, f"{error}; try again", "log")
-            else:
-                self.writer.counts.dropped += sum(len(one.scores) for one in answered)
-                error = None
+            error = self._refusal(error, sum(len(one.scores) for one in answered))
         for one in answered:
             if one.kept.done():  # its caller hung up
                 continue

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.serving_world import NOW, feature_store, row, server, serving_directory
 from components.server.recording import Recorder
+from components.server.refusal import Refusal
 from components.server.serving_directory import ServingDirectory
 from evergrow.integrations.feast_online import FeatureRow, OnlineReader, plan
 from evergrow.prediction_log.records import Asked, Column, Header, Layout, header_line, parse
@@ -245,7 +246,7 @@ class Disk:
     """A `SegmentWriter` that keeps what it is given, call by call."""
 
     def __init__(self, when_full="drop", fails: Exception | None = None, waits: bool = False) -> None:
-        self.settings = PredictionLogSpec(when_full=when_full)
+        self.settings = PredictionLogSpec(when_full=when_full, durability="each" if waits else "group")
         self.counts = Counts()
         self.fails, self.synced = fails, Future() if waits else None
         self.calls: list[tuple[list[str], float, int]] = []
@@ -294,10 +295,10 @@ def test_what_is_answered_in_one_iteration_of_the_loop_is_written_in_one_go_befo
 def test_a_request_that_is_alone_is_written_at_once():
     async def scenario():
         disk = Disk()
-        kept = keep(recorder_on(disk), "a", alone=True)
-        return disk.calls, kept.done()
+        waiting = keep(recorder_on(disk), "a", alone=True)
+        return disk.calls, waiting
 
-    assert asyncio.run(scenario()) == ([(["a"], MIDNIGHT, 1)], True)
+    assert asyncio.run(scenario()) == ([(["a"], MIDNIGHT, 1)], None)
 
 
 def test_answers_of_two_days_are_two_writes():
@@ -328,13 +329,23 @@ def test_a_full_disk_is_refused_to_all_or_counted_for_all_as_the_document_says()
     async def scenario(when_full):
         disk = Disk(when_full, fails=LogFull("the prediction log is full"))
         recorder = recorder_on(disk)
-        told = await settled(keep(recorder, "a", rows=3), keep(recorder, "b"), keep(recorder, "c", alone=True))
+        told = await settled(keep(recorder, "a", rows=3), keep(recorder, "b"))
         return told, disk.counts.dropped
 
-    assert asyncio.run(scenario("drop")) == ([None] * 3, 5)
+    assert asyncio.run(scenario("drop")) == ([None] * 2, 4)
     told, dropped = asyncio.run(scenario("refuse"))
-    assert [(one.status, one.message) for one in told] == [(503, "the prediction log is full; try again")] * 3
+    assert [(one.status, one.message) for one in told] == [(503, "the prediction log is full; try again")] * 2
     assert dropped == 0
+
+
+def test_a_full_disk_is_refused_to_one_who_is_alone_or_counted():
+    disk = Disk(fails=LogFull("the prediction log is full"))
+    assert keep(recorder_on(disk), "a", rows=3, alone=True) is None
+    assert disk.counts.dropped == 3
+    disk = Disk("refuse", fails=LogFull("the prediction log is full"))
+    with pytest.raises(Refusal, match="the prediction log is full; try again"):
+        keep(recorder_on(disk), "a", alone=True)
+    assert disk.counts.dropped == 0
 
 
 def test_what_nobody_foresaw_is_told_to_who_waits():
