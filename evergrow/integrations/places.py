@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from evergrow.environment import Environment
@@ -58,21 +58,27 @@ def rollouts_of(environment: Environment) -> Rollouts | None:
     return KubernetesRollouts(Kubernetes.open(place.execution.namespace), OffsetClock())
 
 
-def rollouts_seen(environment: Environment) -> Iterator[ModelRollout]:
-    """All rollouts of an environment with what has become of them, in no order; nothing is changed.
+def rollouts_seen(environment: Environment, patience: float) -> Callable[[], Iterator[ModelRollout]]:
+    """What reads all rollouts of an environment, in no order, by one connection; nothing is changed.
+
+    It raises SpecError if one cannot be read, ClusterError if the cluster refuses or does not answer.
+
+    Args:
+        environment: where.
+        patience: for how many seconds a cluster that does not answer is asked again.
 
     Raises:
-        SpecError: one cannot be read. Those before it were yielded.
-        ServingError: the cluster does not answer, or refuses.
+        ClusterError: there is no cluster to connect to.
     """
     place = place_of(environment)
     if place is None:
         from evergrow.integrations.rollout_files import RolloutFiles
 
         files = RolloutFiles(environment.home)
-        yield from (attempt.document for model in files.models() for attempt in files.attempts(model))
-    elif place.execution.serving.rollouts:
-        from evergrow.integrations.kubernetes import MODEL_ROLLOUT, Kubernetes
+        return lambda: (attempt.document for model in files.models() for attempt in files.attempts(model))
+    if not place.execution.serving.rollouts:
+        return lambda: iter(())
+    from evergrow.integrations.kubernetes import MODEL_ROLLOUT, Kubernetes
 
-        found = Kubernetes.open(place.execution.namespace).search(MODEL_ROLLOUT)
-        yield from (stored(one, ModelRollout) for one in found)
+    kubernetes = Kubernetes.open(place.execution.namespace, patience=patience)
+    return lambda: (stored(one, ModelRollout) for one in kubernetes.search(MODEL_ROLLOUT))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -118,13 +118,8 @@ class Snapshot:
 class Reader:
     """Reads snapshots, one at a time; what has not changed since the last is not read again."""
 
-    def __init__(
-        self,
-        environment: Environment,
-        registry: ModelRegistry | None = None,
-        rollouts: Callable[[Environment], Iterable[ModelRollout]] = rollouts_seen,
-    ) -> None:
-        self.environment, self.rollouts = environment, rollouts
+    def __init__(self, environment: Environment, registry: ModelRegistry | None = None) -> None:
+        self.environment = environment
         self.registry = registry or MlflowRegistry(environment, actor="watch")
         self._files: dict[str, tuple[datetime, Any]] = {}
         self._used: set[str] = set()
@@ -139,6 +134,11 @@ class Reader:
         """Where files are: the environment's object store, on one machine `home`."""
         return ObjectStore.of(self.environment, PATIENCE)
 
+    @cached_property
+    def rollouts(self) -> Callable[[], Iterator[ModelRollout]]:
+        """Reads all rollouts; on a cluster by one connection."""
+        return rollouts_seen(self.environment, PATIENCE.total_seconds())
+
     def read(self) -> Snapshot:
         """Everything, as it is now; of what does not answer, what it said last."""
         troubles: list[str] = []
@@ -147,7 +147,7 @@ class Reader:
         with told("registry", troubles):
             self._versions = self.registry.versions()
         with told("rollouts", troubles):
-            self._rollouts = [one for one in self.rollouts(self.environment) if one.status.started]
+            self._rollouts = [one for one in self.rollouts() if one.status.started]
         with told("reports", troubles):
             files = self.store.written(REPORTS)
         if files is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evergrow.contracts import Observation
 
-Outcome = Literal["promoted", "rejected", "failed"]
+Ending = Literal["promoted", "rejected", "failed"]
 """How a training ended: its version became the champion, or did not; or there was no version."""
 Instants = NDArray[np.datetime64]
 
@@ -58,7 +58,7 @@ class Trained:
 
     began: datetime
     ended: datetime | None = None
-    outcome: Outcome | None = None
+    outcome: Ending | None = None
     cpu_hours: float = 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,9 +20,7 @@ NOW = datetime(2024, 3, 20, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 CHAMPION = Champion(version=3, cut=NOW - 20 * DAY, since=NOW - 19 * DAY)
 READ = TypeAdapter(Trigger)
-KINDS = [one.kind for one in (READ.validate_python({"kind": kind, **more}) for kind, more in {
-    "asked": {}, "data-volume": {"rows": 100}, "model-age": {"olderThan": "30d"}, "performance": {}, "data-change": {},
-}.items())]  # fmt: skip
+KINDS = {one.model_fields["kind"].default for one in get_args(get_args(Trigger)[0])}
 
 
 def saw(kind, outcome, subject="wind", version: int | None = 3, alarm=True) -> Observation:
@@ -45,7 +44,7 @@ def judged(trigger: dict, known: History) -> tuple[str, str]:
 
 
 def test_every_trigger_of_the_document_has_a_judge():
-    assert set(KINDS) == set(JUDGES)
+    assert set(JUDGES) == KINDS
 
 
 def test_labels_that_came_since_the_champions_data_was_cut_are_counted():
