@@ -49,6 +49,10 @@ class Environment(BaseModel):
         """The lake of one model."""
         return self.home / "data" / model
 
+    def backtests(self, model: str) -> Path:
+        """Backtests of one model: pasts, work that was done, and results."""
+        return self.home / "backtests" / model
+
     def serving(self, model: str) -> Path:
         """What is served of one model: bundle, feature plan and pointer."""
         return self.home / "serving" / model

@@ -45,6 +45,39 @@ STRATEGIES: Mapping[str, Document] = {
 """One of each kind, with what it can say."""
 
 
+TRIGGERS: tuple[Document, ...] = (
+    {"kind": "asked"},
+    {"kind": "data-volume", "rows": 500},
+    {"kind": "model-age", "olderThan": "30d"},
+    {"kind": "schedule", "cron": "30 3 1 * mon", "timeZone": "Europe/Zurich"},
+    {"kind": "performance", "by": ["realised", "estimated"], "lookedWithin": "36h"},
+    {"kind": "data-change", "of": ["schema", "nulls"], "columns": ["bill"], "atLeast": 2, "lookedWithin": "3d"},
+)
+"""One of each kind, with what it can say."""
+_RETRAINING: Document = {
+    "triggers": list(TRIGGERS),
+    "needed": 2,
+    "cooldown": "12h",
+    "longest": "14d",
+    "quiet": [{"since": "22:30", "until": "06:00", "days": ["saturday", "sunday"], "timeZone": "UTC"}],
+    "budget": {"per": "7d", "trainings": 8, "cpuHours": 4.5},
+}
+
+
+WINDOWS: tuple[Document, ...] = (
+    {"kind": "all"},
+    {"kind": "fixed", "since": "2024-01-01T00:00:00Z", "until": "2024-03-01T12:30:00.5+01:00"},
+    {"kind": "sliding", "length": "90d12h"},
+    {"kind": "dynamic", "least": "14d", "alpha": 0.1},
+    {"kind": "season", "period": "7d", "within": "6h", "recent": "3d"},
+    {"kind": "decay", "halfLife": "60d"},
+    {"kind": "reservoir", "recent": "28d", "rows": 5000},
+    {"kind": "similar", "recent": "14d"},
+    {"kind": "hard", "recent": "28d", "share": 0.25},
+)
+"""One of each kind, with what it can say."""
+
+
 def _laid_over(base: Document, over: Document) -> Document:
     both = {k: _laid_over(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return {**base, **over, **both}
@@ -88,6 +121,7 @@ _EVERYWHERE: Document = {
         "log": {"durability": "each", "limitMb": 64.5, "hashed": ["guest"], "leftOut": ["card"]},
     },
     "monitoring": {"harm": 0.01, "slices": [], "driftTools": ["whylogs", "evidently"], "history": "30d"},
+    "retraining": _RETRAINING,
 }
 _CLASSIFICATION = {
     "training": {"calibration": "isotonic"},
@@ -119,6 +153,7 @@ MODELS: tuple[Document, ...] = (
         model({"rollout": {"strategy": strategy, "analysis": _ANALYSIS, "sticky": ["guest"], "stickyFor": "2h"}})
         for strategy in STRATEGIES.values()
     ),
+    *(model({"training": {"window": window}}) for window in WINDOWS),
 )
 ROLLOUTS: tuple[Document, ...] = (
     attempt(),
@@ -154,6 +189,10 @@ def _regression(over: Document) -> Document:
     return model(
         _laid_over({"task": "regression", "evaluation": {"metrics": ["mae"], "gate": {"metric": "mae"}}}, over)
     )
+
+
+def _triggers(*triggers: Document) -> Document:
+    return model({"retraining": {"triggers": list(triggers)}})
 
 
 def _gate(**gate: Any) -> Document:
@@ -207,6 +246,10 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("ModelSpec", "_calibration_fits_the_task", _regression({"training": {"calibration": "sigmoid"}}),
           "spec.training.calibration",
           "`training.calibration` must be none for regression, found sigmoid"),
+    Wrong("Fixed", "_ordered",
+          model({"training": {"window": {"kind": "fixed", "since": "2024-03-01T00:00:00Z",
+                                         "until": "2024-03-01T00:00:00Z"}}}),
+          "spec.training.window.until", "`until` must be after `since`"),
     Wrong("SearchRange", "_ordered", _range(low=3, high=1), "spec.training.search.space[depth].low",
           "`low` must be below `high`, found 3 and 1"),
     Wrong("SearchRange", "_ordered", _range(low=0, high=1, log=True), "spec.training.search.space[depth].low",
@@ -217,6 +260,8 @@ WRONG: tuple[Wrong, ...] = (
           "spec.evaluation.gate.floors[0]", "must have exactly one of `atLeast` and `atMost`"),
     Wrong("Monitoring", "_each_tool_once", model({"monitoring": {"driftTools": ["whylogs", "whylogs"]}}),
           "spec.monitoring.driftTools", "`driftTools` must name each tool once, found whylogs more than once"),
+    Wrong("Retraining", "_enough_triggers", model({"retraining": {"triggers": [{"kind": "asked"}], "needed": 2}}),
+          "spec.retraining.needed", "`needed` must be at most the number of triggers, found 2 of 1"),
     Wrong("Canary", "_rising", _strategy(kind="canary", steps=[]), "spec.rollout.strategy.steps",
           "`steps`: must have rising weights, at least one, found []"),
     Wrong("Canary", "_rising", _strategy(kind="canary", steps=[{"weight": 5}, {"weight": 5}]),
@@ -240,6 +285,20 @@ WRONG_TYPES: tuple[tuple[Document, str], ...] = (
      "spec.training.window.length: Required value: `length` is required for kind sliding"),
     (model({"training": {"window": {"kind": "all", "length": "3d"}}}),
      "spec.training.window.length: Forbidden: `length` is for kind sliding, found all"),
+    (model({"training": {"window": {"kind": "fixed", "since": "2024-01-01", "until": "2024-03-01T00:00:00Z"}}}),
+     "spec.training.window.since in body should match"),
+    (model({"training": {"window": {"kind": "decay", "halfLife": "59s"}}}),
+     "input should be greater than or equal to 1m, found 59s"),
+    (_triggers({"kind": "schedule", "cron": "0 3 * * *"}, {"kind": "schedule", "timeZone": "UTC"}),
+     "spec.retraining.triggers[1].cron: Required value: `cron` is required for kind schedule"),
+    (_triggers({"kind": "asked", "cron": "0 3 * * *"}),
+     "spec.retraining.triggers[0].cron: Forbidden: `cron` is for kind schedule, found asked"),
+    (_triggers({"kind": "schedule", "cron": "0 3 * *"}), "spec.retraining.triggers[0].cron in body should match"),
+    (_triggers({"kind": "schedule", "cron": "0 3 * * *", "timeZone": "europe/zurich"}),
+     "spec.retraining.triggers[0].timeZone in body should match"),
+    (_triggers(*[{"kind": "asked"}] * 21), "spec.retraining.triggers: Too many: 21: must have at most 20 items"),
+    (model({"retraining": {"quiet": [{"since": "22:00", "until": "24:00"}]}}),
+     "spec.retraining.quiet[0].until in body should match"),
     (_strategy(kind="bandit", every="0s"), "input should be greater than or equal to 1s, found 0s"),
     (attempt({"rollout": {"stickyFor": "59s"}}),
      "spec.rollout.stickyFor: Invalid value: \"string\": input should be greater than or equal to 1m, found 59s"),
@@ -265,12 +324,15 @@ _WORDS = (
     "", "log_loss", "brier", "roc_auc", "mae", "squared_error", "rmse", "guest", "card", "loss", "true_positive_rate",
     "regression", "binary-classification", "none", "sigmoid", "all", "sliding", *STRATEGIES, "pause", "abort", "euro",
     "a.b:c", "a.b", "Tips", "tips-", "evidently", "whylogs", "x" * 51, "x" * 254, "é",
+    "asked", "data-change", "schedule", "0 3 * * mon", "0 3 * *", "Asia/Kathmandu", "UTC", "utc", "23:59", "24:00",
+    "realised", "skew", "monday", "fixed", "season", "reservoir", "2024-02-01T00:00:00Z", "2024-02-01",
 )  # fmt: skip
 # Keys that some parts have, so that a part may get one of another.
 _FIELDS: Document = {
     "kind": "canary", "steps": [{"weight": 3}], "share": 5, "requests": 7, "duration": "1h", "weight": 3, "floor": 4,
     "every": "1m", "watch": "1h", "length": "3d", "atLeast": 0.5, "atMost": 0.5, "perUnitOfError": 2.0, "log": True,
-    "effect": 0.5, "unknown": 1,
+    "effect": 0.5, "rows": 5, "recent": "9d", "halfLife": "9d", "until": "2025-01-01T00:00:00Z",
+    "cron": "0 3 * * *", "lookedWithin": "1d", "unknown": 1,
 }  # fmt: skip
 
 
@@ -323,10 +385,12 @@ def all_changes(documents: Sequence[Document]) -> list[Document]:
     found = {}
     for document in documents:
         for path in _places(document["spec"]):
-            # Where the same change means another thing: in another task, or in another strategy.
+            # Where the same change means another thing: in another task, strategy, trigger or window.
             task = document["spec"].get("task") if path[:1] in (("evaluation",), ("monitoring",)) else None
             strategy = _at(document, path[:2]) if path[1:2] == ("strategy",) else None
-            place = [document["kind"], task, strategy, *(key for key in path if isinstance(key, str))]
+            trigger = _at(document, path[:3])["kind"] if path[1:2] == ("triggers",) and path[2:] else None
+            window = document["spec"]["training"]["window"]["kind"] if path[1:2] == ("window",) and path[2:] else None
+            place = [document["kind"], task, strategy, trigger, window, *(key for key in path if isinstance(key, str))]
             for value in _others(_at(document, path)):
                 found.setdefault(json.dumps([place, value]), _with(document, path, value))
     return list(found.values())

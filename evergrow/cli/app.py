@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evergrow.cli import cluster, models, pipelines, predictions, rollouts, serving, specs, watch
+from evergrow.cli import backtest, cluster, models, pipelines, predictions, rollouts, serving, specs, watch
 from evergrow.errors import EvergrowError, as_text
 
 HELP = """Keeps machine-learning models alive in production: trains, gates, serves and scores from one document.
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(specs.app, name="spec")
 pipelines.add_to(app)
+backtest.add_to(app)
 serving.add_to(app)
 rollouts.add_to(app)
 predictions.add_to(app)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Feature, TrainingSet
 from evergrow.data.lake import replace, rows_digest
-from evergrow.data.splits import boundaries
-from evergrow.errors import DataError, NotEnoughData
+from evergrow.data.splits import Boundaries, boundaries
+from evergrow.data.windows import Candidates, needs_features, select
+from evergrow.errors import DataError, NotEnoughData, RequestError
+from evergrow.learning.learn import calibrates
+from evergrow.learning.vector import Vectoriser, levels
 from evergrow.ports import FeatureStore
 from evergrow.spec import ContinualModel
-from evergrow.spec.model import WindowSliding
+from evergrow.spec.windows import All, Sliding, Window
 
 ROWS, ABOUT = "rows.parquet", "training_set.json"
 
@@ -34,20 +39,17 @@ def build(
 
     Raises:
         DataError: a column is missing or a label is not what the task needs.
-        NotEnoughData: the labelled rows do not span the three parts.
+        NotEnoughData: the labelled rows do not span the three parts, or the window leaves none to fit on.
     """
     spec = model.spec
     labelled = _known(examples, spec.label.column, as_of)
     _check_labels(model, labelled)
-    labelled = _window(labelled, model)
     at = boundaries(labelled, spec.evaluation.holdout, spec.training.calibration_length)
     given = [c for c in examples.columns if c not in (EVENT_TIMESTAMP, KNOWN_AT, spec.label.column)]
     labelled = labelled.sort_values([EVENT_TIMESTAMP, *given], ignore_index=True)
-    joined = store.history(spec.features.service, labelled)
-    names = [c for c in joined.columns if c not in labelled.columns]
-    features = tuple(Feature(name=n, kind=_kind(joined[n])) for n in names)
+    joined, features = _joined(model, labelled, at, store)
     _check_slices(model, joined)
-    rows = joined[[EVENT_TIMESTAMP, KNOWN_AT, *given, *names, spec.label.column]]
+    rows = joined[[EVENT_TIMESTAMP, KNOWN_AT, *given, *(f.name for f in features), spec.label.column]]
     about = TrainingSet(
         model=model.name,
         task=spec.task,
@@ -132,15 +134,58 @@ def _check_labels(model: ContinualModel, rows: pd.DataFrame) -> None:
         )
 
 
-def _window(rows: pd.DataFrame, model: ContinualModel) -> pd.DataFrame:
-    """The rows the document trains and judges on: a window's length is that of the fitted part."""
-    training = model.spec.training
-    if not isinstance(training.window, WindowSliding):
-        return rows
-    behind = training.window.length + training.calibration_length + model.spec.evaluation.holdout
-    newest = rows[EVENT_TIMESTAMP].max()
-    recent: pd.DataFrame = rows.loc[rows[EVENT_TIMESTAMP] > newest - behind]
-    return recent
+def _joined(
+    model: ContinualModel, labelled: pd.DataFrame, at: Boundaries, store: FeatureStore
+) -> tuple[pd.DataFrame, tuple[Feature, ...]]:
+    """The rows that the document trains and judges on with their features, and which features these are."""
+    looks = needs_features(model.spec.training.window)
+    if not looks:  # the fewer rows, the cheaper is the join
+        labelled = _window(model, labelled, at, ())
+    joined = store.history(model.spec.features.service, labelled)
+    features = tuple(Feature(name=n, kind=_kind(joined[n])) for n in joined.columns if n not in labelled.columns)
+    return _window(model, joined, at, features) if looks else joined, features
+
+
+def _window(model: ContinualModel, rows: pd.DataFrame, at: Boundaries, features: Sequence[Feature]) -> pd.DataFrame:
+    """The rows that are fitted on by the document's window, and all those to calibrate on and held out.
+
+    Rows whose label came after the part that is fitted on stay with the windows `all` and `sliding`; nobody fits on
+    them. Those of the calibration part are fitted on where nothing is calibrated.
+    """
+    training, asked = model.spec.training, rows[EVENT_TIMESTAMP]
+    window, end = training.window, at.calibration_from if calibrates(training) else at.holdout_from
+    before = (asked < at.calibration_from).to_numpy()
+    among = before if isinstance(window, All | Sliding) else before & (rows[KNOWN_AT] <= end).to_numpy()
+    until = at.calibration_from.ceil("us").tz_convert("UTC").tz_localize(None).to_datetime64()
+    candidates, metric = _candidates(model, rows[among], features), model.spec.evaluation.gate.metric
+    kept = ~before
+    kept[among] = select(window, candidates, until, model.spec.task, metric, training.seed)
+    if not (kept & before).any():
+        raise _nothing_left(window, asked[before])
+    chosen: pd.DataFrame = rows[kept].reset_index(drop=True)
+    return chosen
+
+
+def _candidates(model: ContinualModel, rows: pd.DataFrame, features: Sequence[Feature]) -> Candidates:
+    """Rows as windows take them; features only if there are some."""
+    asked = rows[EVENT_TIMESTAMP].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
+    if not features:
+        return Candidates.at(asked)
+    categories = {f.name: levels(rows[f.name]) for f in features if f.kind == "categorical"}
+    try:
+        X = Vectoriser(features, categories).columns(rows)
+    except RequestError as error:
+        raise DataError(f"training set: {error}") from error
+    return Candidates(asked, X, rows[model.spec.label.column].to_numpy(np.float64))
+
+
+def _nothing_left(window: Window, asked: pd.Series) -> NotEnoughData:
+    lengths = ", ".join(f"{key} {value}" for key, value in window.dump().items() if key != "kind")
+    return NotEnoughData(
+        f"training.window {window.kind} ({lengths}) leaves nothing to fit on: none of {len(asked):,} labelled rows, "
+        f"asked from {asked.iloc[0].isoformat()} to {asked.iloc[-1].isoformat()}, is in it",
+        hint="lengthen it, or wait for more labels",
+    )
 
 
 def _kind(values: pd.Series) -> str:

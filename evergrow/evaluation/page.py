@@ -200,7 +200,8 @@ def _residuals(found: Mapping[str, list[float]]) -> list[tuple[float, float, Mar
 
 def _periods(data: TrainingSet, report: EvaluationReport, model: ContinualModel) -> list[tuple[str, str, str]]:
     training, window = model.spec.training, model.spec.training.window
-    fitted = f"fitted on (the newest {duration(window.length)} of)" if window.kind == "sliding" else "fitted on"
+    told = f"the newest {duration(window.length)} of" if window.kind == "sliding" else f"window {window.kind}"
+    fitted = "fitted on" if window.kind == "all" else f"fitted on ({told})"
     calibrates = training.calibration != "none" or training.search is not None
     until = data.calibration_from if calibrates else data.holdout_from
     rows = [(fitted, instant(data.first), f"before {instant(until)}")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,13 @@ from numpy.typing import NDArray
 from evergrow.contracts import EVENT_TIMESTAMP, Golden, TrainedModel, TrainingSet
 from evergrow.data import training_set as training_sets
 from evergrow.errors import DataError, RequestError, ServingError, SpecError
-from evergrow.importing import load_object
 from evergrow.learning import bundle, onnx_conversion, skops_file
 from evergrow.learning.bundle import Bundle, Score
-from evergrow.learning.calibrate import fit_calibration
 from evergrow.learning.identity import identify, own_package
-from evergrow.learning.losses import row_losses
+from evergrow.learning.learn import ENTRYPOINT, Learned, Rows, build_estimator, calibrates, learn, single_threaded
 from evergrow.learning.onnx_conversion import TOLERANCE, Conversion
 from evergrow.learning.parts import check_fit, labels, split
-from evergrow.learning.search import Trial, search, write_trials
+from evergrow.learning.search import write_trials
 from evergrow.learning.vector import Vectoriser, levels
 from evergrow.spec import ContinualModel
 
@@ -35,16 +31,13 @@ __all__ = ["fit", "identify"]
 BACKGROUND_ROWS = 32
 GOLDEN_ROWS = 16
 PROOF_ROWS = 4096
-ENTRYPOINT = "spec.training.estimator.entrypoint"
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows, and the same as an estimator takes them: X float32 [n, k], y float64 [n]."""
+class Part(Rows):
+    """Rows as an estimator takes them, and as they are."""
 
     rows: pd.DataFrame
-    X: NDArray[np.float32]
-    y: NDArray[np.float64]
 
 
 def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
@@ -60,98 +53,30 @@ def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
         DataError: a label or feature is not what the training set says.
         SpecError: the estimator cannot be built, fitted, asked with missing values, or saved.
     """
-    build_estimator(model, model.spec.training.estimator.parameters)  # what is wrong with it is told at once
+    training = model.spec.training
+    build_estimator(training, model.spec.task, training.estimator.parameters)  # what is wrong with it is told at once
     about, rows = training_sets.read(training_set)
-    calibrates = model.spec.training.calibration != "none" or model.spec.training.search is not None
-    cut = split(about, rows, calibrates=calibrates)
+    sets_aside = calibrates(training)
+    cut = split(about, rows, calibrates=sets_aside)
     categories = {f.name: levels(cut.fit[f.name]) for f in about.features if f.kind == "categorical"}
     vectoriser = Vectoriser(about.features, categories)
     fitting = _part(about, vectoriser, cut.fit, "rows to fit on")
-    calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if calibrates else None
+    calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if sets_aside else None
+    learned = learn(training, model.spec.task, model.spec.evaluation.gate.metric, fitting, calibrating)
     with single_threaded():
-        parameters, trials = _parameters(model, fitting, calibrating)
-        estimator = _fitted(model, parameters, fitting)
-        info = _write(model, about, vectoriser, categories, estimator, fitting, calibrating, out)
-    if trials:
-        write_trials(out, trials)
+        info = _write(model, about, vectoriser, categories, learned, fitting, out)
+    if learned.trials:
+        write_trials(out, learned.trials)
     return info
 
 
 def _part(about: TrainingSet, vectoriser: Vectoriser, rows: pd.DataFrame, name: str) -> Part:
     y = labels(about, rows)
-    check_fit(about, y, name)
+    check_fit(about.task, about.label, y, name)
     try:
-        return Part(rows, vectoriser.columns(rows), y)
+        return Part(vectoriser.columns(rows), y, rows)
     except RequestError as error:
         raise DataError(f"training set: {error}") from error
-
-
-def _parameters(
-    model: ContinualModel, fitting: Part, calibrating: Part | None
-) -> tuple[Mapping[str, Any], tuple[Trial, ...]]:
-    """The estimator's parameters, and the trials by which they were found."""
-    training = model.spec.training
-    given = dict(training.estimator.parameters)
-    if training.search is None or calibrating is None:
-        return given, ()
-
-    def loss(parameters: Mapping[str, Any]) -> float:
-        score = bundle.estimator_score(_fitted(model, {**given, **parameters}, fitting))
-        return float(row_losses(model.spec.evaluation.gate.metric, calibrating.y, score(calibrating.X)).mean())
-
-    found = search(training.search, training.seed, loss)
-    return {**given, **found.parameters}, found.trials
-
-
-def _fitted(model: ContinualModel, parameters: Mapping[str, Any], fitting: Part) -> Any:
-    estimator = build_estimator(model, parameters)
-    y = fitting.y.astype(np.int64) if model.spec.task == "binary-classification" else fitting.y
-    try:
-        return estimator.fit(fitting.X, y)
-    except ValueError as error:
-        raise SpecError(
-            f"{ENTRYPOINT}: fitting failed: {error}",
-            hint="missing features are NaN: put a SimpleImputer before an estimator that takes none",
-        ) from error
-
-
-def build_estimator(model: ContinualModel, parameters: Mapping[str, Any]) -> Any:
-    """The unfitted estimator: every random state that was left open is seeded, every `n_jobs` is 1.
-
-    Forests add up their trees' answers in the order in which threads end.
-
-    Raises:
-        SpecError: the entrypoint does not exist, refuses the parameters, or gives something unfit for the task.
-    """
-    entrypoint = model.spec.training.estimator.entrypoint
-    build = load_object(entrypoint, ENTRYPOINT)
-    try:
-        estimator = build(**parameters)
-    except TypeError as error:
-        raise SpecError(f"spec.training.estimator.parameters: {entrypoint!r} refuses them: {error}") from error
-    needed = "predict_proba" if model.spec.task == "binary-classification" else "predict"
-    if not hasattr(estimator, needed):
-        raise SpecError(f"{ENTRYPOINT}: must give an estimator with `{needed}`, found {type(estimator).__name__}")
-    settings = {}
-    for name, value in estimator.get_params().items():
-        if name.split("__")[-1] == "random_state" and value is None:
-            settings[name] = model.spec.training.seed
-        elif name.split("__")[-1] == "n_jobs":
-            settings[name] = 1
-    return estimator.set_params(**settings)
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Run native code on one thread: sums in another order are other bytes.
-
-    Reaches the libraries that are loaded by now, so the estimator's must have been imported.
-    """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*feature names.*")
-        yield
 
 
 def _write(
@@ -159,19 +84,16 @@ def _write(
     about: TrainingSet,
     vectoriser: Vectoriser,
     categories: Mapping[str, tuple[str, ...]],
-    estimator: Any,
+    learned: Learned,
     fitting: Part,
-    calibrating: Part | None,
     out: Path,
 ) -> TrainedModel:
-    """Save, convert, calibrate and describe a fitted estimator; gives what the bundle says of itself."""
+    """Save, convert and describe what was learnt; gives what the bundle says of itself."""
+    estimator = learned.estimator
     reference = bundle.estimator_score(estimator)
     probes = golden_rows(about, fitting.rows)
     scale = 1.0 if about.task == "binary-classification" else max(float(np.std(fitting.y)), 1e-12)
     conversion = _converted(about, estimator, reference, np.vstack([vectoriser.rows(probes), fitting.X]), scale)
-    numbers: Mapping[str, Any] = {"kind": "none"}
-    if calibrating is not None:
-        numbers = fit_calibration(model.spec.training.calibration, reference(calibrating.X), calibrating.y)
     asked = fitting.rows[EVENT_TIMESTAMP]
     info = TrainedModel(
         model=model.name,
@@ -179,7 +101,7 @@ def _write(
         identity=identify(model, about),
         features=about.features,
         categories=categories,
-        calibration=numbers,
+        calibration=learned.calibration,
         trained_on=(asked.min(), asked.max()),
         as_of=about.as_of,
         rows=len(fitting.rows),

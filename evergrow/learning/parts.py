@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, TrainingSet
+from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Task, TrainingSet
 from evergrow.errors import DataError, NotEnoughData
 
 
@@ -60,7 +60,7 @@ def labels(about: TrainingSet, rows: pd.DataFrame) -> NDArray[np.float64]:
     return y
 
 
-def check_fit(about: TrainingSet, y: NDArray[np.float64], part: str, needed: int = 2) -> None:
+def check_fit(task: Task, label: str, y: NDArray[np.float64], part: str, needed: int = 2) -> None:
     """Refuse to fit on nothing, or on one class.
 
     Raises:
@@ -71,5 +71,5 @@ def check_fit(about: TrainingSet, y: NDArray[np.float64], part: str, needed: int
             f"{part}: needs at least {needed} labelled rows, found {len(y)}",
             hint="train as of a later instant, or shorten evaluation.holdout and training.calibrationLength",
         )
-    if about.task == "binary-classification" and len(np.unique(y)) < 2:
-        raise NotEnoughData(f"{part}: needs both classes, found only {about.label} = {y[0]:g} in {len(y):,} rows")
+    if task == "binary-classification" and len(np.unique(y)) < 2:
+        raise NotEnoughData(f"{part}: needs both classes, found only {label} = {y[0]:g} in {len(y):,} rows")

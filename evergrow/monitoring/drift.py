@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -83,12 +85,36 @@ def observe(
         threshold: stability index from which a column counts as drifted.
         alarm: whether it asks anyone to act.
     """
-    whole = sum(reference[1:], reference[0])
-    own = own_distances(reference)
+    return observe_against(scene, now, Usual.of(reference), kinds, threshold, alarm)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """A reference that many days are held against.
+
+    Attributes:
+        whole: all of its rows.
+        own: how far each of its days is from its other days, [days, axes].
+    """
+
+    whole: Profile
+    own: Floats
+
+    @classmethod
+    def of(cls, days: Sequence[Profile]) -> Self:
+        """Of its days."""
+        return cls(sum(days[1:], days[0]), own_distances(days))
+
+
+def observe_against(
+    scene: Scene, now: Profile, usual: Usual, kinds: Sequence[ObservationKind], threshold: float, alarm: bool = False
+) -> list[Observation]:
+    """As `observe`, for a reference that is used again."""
     alpha = scene.alpha / max(1, len(now.axes))
+    columns = zip(kinds, usual.whole.columns(), now.columns(), strict=True)
     return [
-        _observed(scene, kind, axis, before, after, own[:, i], alpha, threshold, alarm)
-        for i, (kind, (axis, before), (_, after)) in enumerate(zip(kinds, whole.columns(), now.columns(), strict=True))
+        _observed(scene, kind, axis, before, after, usual.own[:, i], alpha, threshold, alarm)
+        for i, (kind, (axis, before), (_, after)) in enumerate(columns)
         if after[:-1].sum() and before[:-1].sum()
     ]
 

@@ -27,7 +27,7 @@ STANDS = 7
 """Days for which an alarm stands: the test starts again after one, and what lasts is seen again by then."""
 PER_DAY = 8
 """Blocks of a day: of three hours each, harm is seen sooner than of whole days."""
-_HOURS = 24 // PER_DAY
+HOURS = 24 // PER_DAY
 _EPOCH = date(1970, 1, 1)
 
 
@@ -54,19 +54,20 @@ def observe(
         return None
     last = rows[EVENT_TIMESTAMP].dt.date.max()
     scene = scene_of(document, version, last, f"holdout of version {version}", SHARE / versions)
+    rule, metric = document.spec.monitoring, document.spec.evaluation.gate.metric
     known = len(np.unique(losses.hours // 24))
     if known < LEAST_DAYS:
         reason = f"the holdout has {known} days, at least {LEAST_DAYS} are needed to judge by"
-        return _observed(document, scene, None, Verdict(outcome="inconclusive", reason=reason), len(rows))
+        return _observation(scene, metric, rule.harm, None, Verdict(outcome="inconclusive", reason=reason), len(rows))
     found = follow(document, rows, days, losses, versions)
-    return _judged(document, scene, found, len(rows)) if found else None
+    return observed(scene, metric, rule.harm, found, len(rows)) if found else None
 
 
 def follow(
     document: ContinualModel, rows: pd.DataFrame, days: Sequence[LabelDay], losses: Losses, versions: int = 1
 ) -> list[Finding]:
     """What the test finds after each block of one version's predictions; arguments as of `observe`."""
-    means, counts = _reference(losses)
+    means, counts = reference(losses)
     begin = _first_day(losses)
     first, last = rows[EVENT_TIMESTAMP].dt.date.min(), rows[EVENT_TIMESTAMP].dt.date.max()
     # What served before the holdout was over is not news to it.
@@ -90,9 +91,9 @@ def _first_day(losses: Losses) -> date:
     return _EPOCH + timedelta(days=int(losses.hours[0]) // 24)
 
 
-def _reference(losses: Losses) -> tuple[Floats, Floats]:
+def reference(losses: Losses) -> tuple[Floats, Floats]:
     """Mean loss and rows of each block of the holdout's days, none left out."""
-    numbers, means, rows = losses.blocks(_HOURS)
+    numbers, means, rows = losses.blocks(HOURS)
     place = numbers - int(losses.hours[0]) // 24 * PER_DAY
     blocks = -(-(int(place[-1]) + 1) // PER_DAY) * PER_DAY
     every, counts = np.zeros(blocks), np.zeros(blocks)
@@ -109,7 +110,7 @@ def _stream(
     judged = (
         rows[EVENT_TIMESTAMP].dt.date.isin(matured).to_numpy() & (rows[EVENT_TIMESTAMP].dt.date >= start).to_numpy()
     )
-    place = (seconds(rows) // (3600 * _HOURS) - (start - _EPOCH).days * PER_DAY)[judged]
+    place = (seconds(rows) // (3600 * HOURS) - (start - _EPOCH).days * PER_DAY)[judged]
     blocks = ((last - start).days + 1) * PER_DAY
     counts = np.bincount(place, minlength=blocks)
     means = np.bincount(place, loss[judged], blocks) / np.maximum(counts, 1)
@@ -117,20 +118,19 @@ def _stream(
     return [*before, *means.tolist()], [*before, *counts.astype(float).tolist()]
 
 
-def _judged(document: ContinualModel, scene: Scene, found: Sequence[Finding], rows: int) -> Observation:
-    """The first of the alarms that stand, or the newest finding."""
+def observed(scene: Scene, metric: str, margin: float, found: Sequence[Finding], rows: int) -> Observation:
+    """The first of the alarms that stand, or the newest finding, of which there is one at least."""
     standing = [one for one in found[-STANDS * PER_DAY :] if one.alarm]
     shown = standing[0] if standing else found[-1]
-    return _observed(document, scene, shown, Verdict.when(not standing, shown.reason), rows)
+    return _observation(scene, metric, margin, shown, Verdict.when(not standing, shown.reason), rows)
 
 
-def _observed(
-    document: ContinualModel, scene: Scene, found: Finding | None, verdict: Verdict, rows: int
+def _observation(
+    scene: Scene, metric: str, margin: float, found: Finding | None, verdict: Verdict, rows: int
 ) -> Observation:
     effect, bounds = 0.0, {}
     if found is not None:
         effect, bounds = found.rise, {"low": found.low, "high": found.high}
     return scene.observe(
-        "performance", document.spec.evaluation.gate.metric, "rise of the mean loss, sequential", effect,
-        document.spec.monitoring.harm, rows, verdict, alarm=True, **bounds,
-    )  # fmt: skip
+        "performance", metric, "rise of the mean loss, sequential", effect, margin, rows, verdict, alarm=True, **bounds
+    )

@@ -1,9 +1,10 @@
 """The CustomResourceDefinitions of the documents, by which an API server accepts, refuses, completes and explains them.
 
 An API server refuses what the models refuse, in their words, but for what is said in another object. It differs in
-three things: it knows a key by one spelling and a value by one type, where the models also read `minimum_rows` and "5";
-it drops a `null` that has no meaning, where they refuse it; and keys that it does not know it refuses or drops, as who
-sends them says (`kubectl --validate`).
+four things: it knows a key by one spelling and a value by one type, where the models also read `minimum_rows` and "5";
+it drops a `null` that has no meaning, where they refuse it; keys that it does not know it refuses or drops, as who
+sends them says (`kubectl --validate`); and it has no calendar, so that time zones that there are not and schedules that
+are never due are refused by them alone.
 """
 
 from __future__ import annotations

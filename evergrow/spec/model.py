@@ -9,7 +9,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model
 
 from evergrow.contracts import Instant, Task
 from evergrow.spec.base import Duration, Entrypoint, Name, Part, Word
+from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Condition, Rollout
+from evergrow.spec.windows import All, Window
 
 API_VERSION = "evergrow.dev/v1alpha1"
 
@@ -75,20 +77,6 @@ class Estimator(Part):
     """Keyword arguments of that function."""
 
 
-class WindowAll(Part):
-    """Train on all history."""
-
-    kind: Literal["all"] = "all"
-
-
-class WindowSliding(Part):
-    """Train on the newest `length` of history."""
-
-    kind: Literal["sliding"] = "sliding"
-    length: Duration
-    """How far back from the newest labelled row."""
-
-
 class SearchRange(Part):
     """A range that one estimator parameter is searched in."""
 
@@ -126,7 +114,7 @@ class Training(Part):
 
     estimator: Estimator
     """What is fitted."""
-    window: Annotated[WindowAll | WindowSliding, Field(discriminator="kind")] = WindowAll()
+    window: Window = All()
     """Which of the labelled rows are fitted on."""
     calibration: Literal["none", "sigmoid", "isotonic"] = "none"
     """How scores become probabilities (classification only)."""
@@ -338,6 +326,8 @@ class ModelSpec(Part):
     """Watching it in service."""
     rollout: Rollout = Rollout()
     """So far `deploy` carries out the strategy single alone, and refuses the others."""
+    retraining: Retraining = Retraining()
+    """When it is trained again."""
 
     @model_validator(mode="after")
     def _metrics_of_the_task(self) -> Self:

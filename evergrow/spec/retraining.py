@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from evergrow.contracts import ObservationKind
 from evergrow.spec.base import Duration, Part, Word
 
+# What zones are called besides, and whether capitals matter, differs between places.
+_ZONE = "^(UTC|[A-Z][A-Za-z]+(/[A-Za-z0-9_+-]+){1,2})$"
+_ZONE_LENGTH = 64
+
 
 def _known_zone(name: str) -> str:
+    with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+        if len(name) <= _ZONE_LENGTH and re.fullmatch(_ZONE, name):
+            ZoneInfo(name)
+            return name
+    raise ValueError(f"must be a time zone such as Europe/Zurich or UTC, found {name[:_ZONE_LENGTH]!r}")
+
+
+TimeZone = Annotated[
+    str,
+    AfterValidator(_known_zone),
+    WithJsonSchema(
+        {"type": "string", "pattern": _ZONE, "maxLength": _ZONE_LENGTH, "examples": ["UTC", "Europe/Zurich"]}
+    ),
+]
+"""UTC, or of the IANA database: "Europe/Zurich"."""
+
+_CRON = "^[0-9A-Za-z*,/#-]+( [0-9A-Za-z*,/#-]+){4}$"
+_CRON_LENGTH = 100
+_CRON_FIELDS: Mapping[str, str] = {
+    "minute": "0-59",
+    "hour": "0-23",
+    "day-of-month": "1-31, L for the last or LW for the last weekday, in a month that has it",
+    "month": "1-12 or jan-dec",
+    "day-of-week": "0-7 or sun-sat, fri#2 for the second or 5L for the last",
+}
+"""What may stand in each field, by the name that cronsim has for it."""
+
+
+def _read_cron(text: str) -> str:
+    # Where documents with schedules are read: servers, which read parts of others, do without it.
+    from cronsim import CronSim, CronSimError
+
+    if len(text) > _CRON_LENGTH:
+        raise ValueError(f"must be at most {_CRON_LENGTH} characters, found {len(text)}")
+    if not re.fullmatch(_CRON, text):
+        raise ValueError(f'must be five fields ({", ".join(_CRON_FIELDS)}) such as "0 3 * * mon", found {text!r}')
     try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"must be a time zone such as Europe/Zurich, found {name!r}") from None
-    return name
+        first = next(CronSim(text, datetime(2000, 1, 1)), None)
+    except CronSimError as error:
+        field = str(error).removeprefix("Bad ")
+        rule = f'{_CRON_FIELDS[field]}; several as "1,2", "1-5" or "*/2"'
+        raise ValueError(f"{field} must be {rule}; found {text!r}") from None
+    if first is None:
+        raise ValueError(f"must have days that come within 50 years, found {text!r}, whose days exclude each other")
+    return text
 
 
-TimeZone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_known_zone)]
-"""Of the IANA database: "Europe/Zurich"."""
+Cron = Annotated[
+    str,
+    AfterValidator(_read_cron),
+    WithJsonSchema(
+        {"type": "string", "pattern": _CRON, "maxLength": _CRON_LENGTH, "examples": ["0 3 * * *", "30 22 * * mon-fri"]}
+    ),
+]
+"""As Debian's cron reads it: "0 3 * * mon"."""
 ClockTime = Annotated[str, StringConstraints(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 """Of a day: "22:30"."""
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
@@ -48,6 +110,16 @@ class ModelAge(Part):
     kind: Literal["model-age"] = "model-age"
     older_than: Duration
     """Since its training data was cut."""
+
+
+class OnSchedule(Part):
+    """Train at the times of a schedule."""
+
+    kind: Literal["schedule"] = "schedule"
+    cron: Cron
+    """Minute, hour, day of month, month and day of week, as cron has them."""
+    time_zone: TimeZone = "UTC"
+    """In which they are read: a time that a change to summer time skips is due right after it."""
 
 
 class Performance(Part):
@@ -78,7 +150,7 @@ class DataChange(Part):
     """Monitoring that looked longer ago is missing, and says nothing."""
 
 
-Trigger = Annotated[Asked | DataVolume | ModelAge | Performance | DataChange, Field(discriminator="kind")]
+Trigger = Annotated[Asked | DataVolume | ModelAge | OnSchedule | Performance | DataChange, Field(discriminator="kind")]
 
 
 class QuietHours(Part):
@@ -119,10 +191,11 @@ class Retraining(Part):
     quiet: Annotated[tuple[QuietHours, ...], Field(max_length=20)] = ()
     """Nothing is begun then; what was wanted is begun afterwards, if it still is."""
     budget: Budget | None = None
-    """What training may take; null: anything."""
+    """Null: it may take anything."""
 
     @model_validator(mode="after")
     def _enough_triggers(self) -> Self:
         if self.triggers and self.needed > len(self.triggers):
-            raise ValueError(f"`needed` must be at most the {len(self.triggers)} triggers, found {self.needed}")
+            told = f"found {self.needed} of {len(self.triggers)}"
+            raise ValueError(f"`needed` must be at most the number of triggers, {told}")
         return self

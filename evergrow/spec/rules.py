@@ -15,7 +15,9 @@ from typing import Any
 
 from evergrow.spec.base import Part, write_duration
 from evergrow.spec.model import METRICS, ROW_LOSSES, Floor, ModelSpec, Monitoring, SearchRange
+from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Canary, RolloutSpec
+from evergrow.spec.windows import Fixed
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ RULES: Mapping[type[Part], Mapping[str, Sequence[Rule]]] = {
         "_fairness_fits_the_task": (_FAIRNESS,),
         "_calibration_fits_the_task": (_CALIBRATION,),
     },
+    Fixed: {
+        "_ordered": (
+            Rule("self.since < self.until", "`until` must be after `since`", at=".until").only_if(
+                "has(self.since) && has(self.until)"
+            ),
+        )
+    },
     SearchRange: {
         "_ordered": (
             Rule(
@@ -159,6 +168,17 @@ RULES: Mapping[type[Part], Mapping[str, Sequence[Rule]]] = {
                 form="%s more than once",
                 at=".driftTools",
             ).only_if("has(self.driftTools)"),
+        ),
+    },
+    Retraining: {
+        "_enough_triggers": (
+            Rule(
+                "size(self.triggers) == 0 || self.needed <= size(self.triggers)",
+                "`needed` must be at most the number of triggers",
+                found="self.needed, size(self.triggers)",
+                form="%s of %s",
+                at=".needed",
+            ).only_if("has(self.triggers)"),
         ),
     },
     Canary: {

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evergrow.contracts import Instant, Value, Verdict
 from evergrow.spec.retraining import Retraining
-from evergrow.triggers import asked, data_change, data_volume, model_age, performance
+from evergrow.triggers import asked, data_change, data_volume, model_age, performance, schedule
 from evergrow.triggers.history import History
 from evergrow.triggers.restraint import withheld
 
@@ -18,6 +18,7 @@ JUDGES: Mapping[str, Callable[[Any, History, datetime], Verdict]] = {
     "asked": asked.judge,
     "data-volume": data_volume.judge,
     "model-age": model_age.judge,
+    "schedule": schedule.judge,
     "performance": performance.judge,
     "data-change": data_change.judge,
 }

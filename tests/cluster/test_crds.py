@@ -186,6 +186,13 @@ def test_a_null_that_means_nothing_is_dropped_where_the_models_refuse_it(server)
     assert server.take(document)["spec"]["reason"] == ""
 
 
+@pytest.mark.parametrize("wrong", [{"cron": "0 3 30 2 *"}, {"cron": "0 3 * * *", "timeZone": "Mars/Base"}])
+def test_what_takes_a_calendar_to_see_is_refused_by_the_models_alone(server, wrong):
+    document = model({"retraining": {"triggers": [{"kind": "schedule", **wrong}]}})
+    assert isinstance(server.take(document), dict)
+    assert as_read(document) is None
+
+
 def test_a_null_that_means_something_is_kept(server):
     analysis = server.take(attempt({"rollout": {"analysis": {"disagreement": None}}}))["spec"]["rollout"]["analysis"]
     assert analysis["disagreement"] is None

@@ -2,13 +2,16 @@
 
 import re
 import shlex
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 from typer.main import get_command
 
 from evergrow.cli import app
 from evergrow.spec import parse
+from evergrow.spec.windows import Window
 from tests.docs.blocks import ROOT, blocks
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,6 +83,13 @@ def test_documents_on_pages_are_valid():
     ]
 
     assert [parse(document).name for document in documents]
+
+
+def test_windows_on_pages_are_valid_and_each_kind_is_shown():
+    page = ROOT / "docs/how-to/choose-a-window.md"
+    shown = [yaml.safe_load(block.text)["window"] for block in blocks(page) if block.language == "yaml"]
+    kinds = [TypeAdapter(Window).validate_python(window).kind for window in shown]
+    assert sorted(kinds) == sorted(kind.model_fields["kind"].default for kind in get_args(get_args(Window)[0]))
 
 
 def test_every_decision_is_listed_with_its_title():

@@ -64,9 +64,9 @@ def test_a_label_that_is_none_is_an_error_that_says_why(about, value, message):
 def test_too_few_rows_or_one_class_cannot_be_fitted(about):
     frame = rows()
     with pytest.raises(NotEnoughData, match="fit rows: needs at least 2 labelled rows, found 0"):
-        check_fit(about, labels(about, frame.head(0)), "fit rows")
+        check_fit(about.task, about.label, labels(about, frame.head(0)), "fit rows")
     with pytest.raises(NotEnoughData, match="needs both classes, found only late = 1"):
-        check_fit(about, labels(about, frame[frame.late == 1]), "fit rows")
+        check_fit(about.task, about.label, labels(about, frame[frame.late == 1]), "fit rows")
 
 
 def test_a_regression_needs_no_classes(tmp_path):
@@ -74,5 +74,5 @@ def test_a_regression_needs_no_classes(tmp_path):
     folder = training_set(tmp_path, model=model)
     about = TrainingSet.model_validate_json((folder / "training_set.json").read_text())
     y = labels(about, rows())
-    check_fit(about, y, "fit rows")
+    check_fit(about.task, about.label, y, "fit rows")
     assert y.max() > 1

@@ -115,10 +115,11 @@ def test_a_request_counts_until_a_training_is_begun_after_it():
 # -- what they come to --
 
 
-OLD, MANY, CHANGED = (
+OLD, MANY, CHANGED, DAILY = (
     {"kind": "model-age", "olderThan": "5d"},
     {"kind": "data-volume", "rows": 9},
     {"kind": "data-change"},
+    {"kind": "schedule", "cron": "0 3 * * *", "timeZone": "Europe/Zurich"},
 )
 
 
@@ -157,7 +158,7 @@ def test_what_is_wanted_and_withheld_says_why_and_is_not_begun():
 
 
 def test_more_triggers_than_there_are_cannot_be_needed():
-    with pytest.raises(ValidationError, match="`needed` must be at most the 1 triggers, found 2"):
+    with pytest.raises(ValidationError, match="`needed` must be at most the number of triggers, found 2 of 1"):
         policy(OLD, needed=2)
 
 
@@ -178,9 +179,9 @@ parts = st.fixed_dictionaries(
         "requests": st.lists(instants, max_size=3).map(lambda ats: [Request(at, "ada") for at in sorted(ats)]),
     }
 )
-policies = st.lists(st.sampled_from([OLD, MANY, CHANGED, {"kind": "performance"}, {"kind": "asked"}]), min_size=1).map(
-    lambda triggers: policy(*triggers, cooldown="5h", budget={"per": "2d", "trainings": 3})
-)
+policies = st.lists(
+    st.sampled_from([OLD, MANY, CHANGED, DAILY, {"kind": "performance"}, {"kind": "asked"}]), min_size=1
+).map(lambda triggers: policy(*triggers, cooldown="5h", budget={"per": "2d", "trainings": 3}))
 
 
 @given(parts, parts, policies)

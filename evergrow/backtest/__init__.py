@@ -1,0 +1,12 @@
+"""The past replayed under many retraining policies, as it was known at each instant.
+
+policies.py  the policies of a PolicySet, each a whole document
+past.py      what happened: rows, features as of each, labels and when they became known
+cuts.py      which rows a training as of an instant has
+tasks.py     what costs time, each a pure function with a key: select, fit, score, look, judge
+work.py      tasks done once, whoever asks, in this process or in several, and kept
+replay.py    one policy, instant by instant
+results.py   what became of each policy
+compare.py   quality, regret, Pareto front, significance; and which policy is recommended
+page.py      all of that to look at
+"""

@@ -1,0 +1,342 @@
+"""What costs time in a backtest: each a pure function of a past and of its own fields, which are its key.
+
+The same key is the same result, whichever policy asks, in whichever process, at whichever time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from evergrow.backtest.past import DAY, Past, opened
+from evergrow.contracts import Check, Metric, Task, Value, Verdict, digest
+from evergrow.data.lake import replace
+from evergrow.data.windows import Candidates, needs_features, select
+from evergrow.errors import NotEnoughData
+from evergrow.evaluation.gate import ChallengerLosses, ChampionLosses, check_floor, compare
+from evergrow.evaluation.metrics import measure
+from evergrow.learning.bundle import Score
+from evergrow.learning.learn import Learned, Rows, calibrates, learn
+from evergrow.learning.losses import row_losses
+from evergrow.learning.parts import check_fit
+from evergrow.monitoring.worth import of_rows
+from evergrow.spec.model import Gate, Training, Worth
+from evergrow.spec.windows import All, Window
+from evergrow.statistics.means import time_blocks
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+Positions = NDArray[np.int32] | NDArray[np.int64]
+Mask = NDArray[np.bool_]
+PAST, CUTS, MODELS, SCORES = "past", "cuts", "models", "scores"
+CHUNK = 28 * DAY
+"""Rows are scored by stretches of so many microseconds."""
+INTERVAL_BLOCKS = 60
+"""Intervals of floors' metrics are made of at most so many blocks, as in an evaluation."""
+
+
+class Work(Value):
+    """A piece of work."""
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what it is."""
+        return digest([self.kind, self.model_dump(mode="json")])
+
+    def run(self, folder: Path) -> Value:
+        """Do it.
+
+        Args:
+            folder: that holds the past, and what other work has left.
+        """
+        raise NotImplementedError
+
+
+class Cut(Value):
+    """The rows that a training has, as of an instant."""
+
+    rows: str = Field(default="", description="content key of the rows and their labels; names a file of CUTS")
+    fit: int = Field(default=0, description="rows fitted on")
+    as_of: int = 0
+    holdout_from: int = 0
+    fault: str = Field(default="", description="why there is nothing to fit on")
+
+
+class Select(Work):
+    """Which rows a training as of an instant is fitted, calibrated and judged on, as `training_set.build` says."""
+
+    kind: ClassVar[str] = "select"
+
+    as_of: int
+    holdout: timedelta
+    calibration: timedelta
+    calibrates: bool
+    window: Window
+    task: Task
+    metric: str
+    seed: int
+
+    @classmethod
+    def of(cls, training: Training, task: Task, metric: str, holdout: timedelta, as_of: int) -> Self:
+        """As a document says."""
+        return cls(
+            as_of=as_of, holdout=holdout, calibration=training.calibration_length, calibrates=calibrates(training),
+            window=training.window, task=task, metric=metric, seed=training.seed,
+        )  # fmt: skip
+
+    def run(self, folder: Path) -> Cut:
+        """Choose them, and keep their positions in a file."""
+        past = opened(folder / PAST)
+        y, known = past.labels(past.between(0, self.as_of + 1), self.as_of)
+        asked = past.asked[: len(y)]
+        labelled = np.flatnonzero(~np.isnan(y))
+        if not len(labelled):
+            return Cut(as_of=self.as_of, fault="no row has a label yet")
+        span = round((self.holdout + self.calibration) / timedelta(microseconds=1))
+        second = int(asked[labelled[-1]]) - round(self.holdout / timedelta(microseconds=1))
+        first = int(asked[labelled[-1]]) - span
+        if asked[labelled[0]] >= first:
+            told = "labelled rows do not span more than evaluation.holdout plus training.calibrationLength"
+            return Cut(as_of=self.as_of, fault=told)
+        end = first if self.calibrates else second
+        fit = labelled[(asked[labelled] < end) & (known[labelled] <= end)]
+        fit = fit[self._chosen(past, asked, y, fit, first)]
+        calibration = labelled[(asked[labelled] >= end) & (asked[labelled] < second) & (known[labelled] <= second)]
+        holdout = labelled[asked[labelled] >= second]
+        return self._kept(folder, y, fit, calibration, holdout, second)
+
+    def _chosen(self, past: Past, asked: NDArray[np.int64], y: Floats, rows: NDArray[np.int64], until: int) -> Mask:
+        """Of rows that may be fitted on, those of the window; what is after its end stays."""
+        before = rows[asked[rows] < until]
+        instants = asked[before].astype("datetime64[us]")
+        candidates = Candidates.at(instants)
+        if needs_features(self.window):
+            candidates = Candidates(instants, past.X[before], y[before])
+        mask = np.ones(len(rows), bool)
+        end = np.datetime64(until, "us")
+        mask[: len(before)] = select(self.window, candidates, end, self.task, self.metric, self.seed)
+        return mask
+
+    def _kept(self, folder: Path, y: Floats, fit: Numbers, calibration: Numbers, holdout: Numbers, second: int) -> Cut:
+        given = {"fit": fit, "calibration": calibration, "holdout": holdout}
+        parts: dict[str, Any] = {name: found.astype(np.int32) for name, found in given.items()}
+        parts |= {f"{name}_y": y[found] for name, found in given.items()}
+        content = hashlib.sha256(b"".join(array.tobytes() for array in parts.values()))
+        rows = digest([len(fit), len(calibration), content.hexdigest()])
+        path = folder / CUTS / f"{rows}.npz"
+        if not path.exists():
+            _save(path, parts)
+        return Cut(rows=rows, fit=len(fit), as_of=self.as_of, holdout_from=second)
+
+
+class Fitted(Value):
+    """A model that was fitted."""
+
+    model: str = Field(default="", description="its key; names a file of MODELS; empty: there is none")
+    prior: float = Field(default=0.0, description="mean of the labels fitted on")
+    fault: str = Field(default="", description="why it could not be fitted")
+
+
+class Fit(Work):
+    """A training: the estimator fitted and calibrated on the rows of a cut."""
+
+    kind: ClassVar[str] = "fit"
+
+    rows: str
+    training: Training
+    task: Task
+    metric: str
+
+    @classmethod
+    def of(cls, cut: Cut, training: Training, task: Task, metric: str) -> Self:
+        """On the rows of a cut, whichever window chose them."""
+        # What has no part in it must not make two of one training.
+        training = training.model_copy(update={"window": All(), "calibration_length": timedelta(0)})
+        return cls(rows=cut.rows, training=training, task=task, metric=metric if training.search else "")
+
+    def run(self, folder: Path) -> Fitted:
+        """Fit, and keep the model in a file."""
+        past, cut = opened(folder / PAST), opened_cut(folder, self.rows)
+        fit = cut["fit"]
+        try:
+            codes = Codes.of(past, fit)
+            fitting = _rows(self.task, codes, past, fit, cut["fit_y"], "rows to fit on")
+            calibrating = None
+            if calibrates(self.training):
+                rows, y = cut["calibration"], cut["calibration_y"]
+                calibrating = _rows(self.task, codes, past, rows, y, "rows to calibrate on")
+        except NotEnoughData as few:
+            return Fitted(fault=str(few))
+        learned = learn(self.training, self.task, self.metric, fitting, calibrating)
+        replace(folder / MODELS / self.key, pickle.dumps((codes, learned)))
+        return Fitted(model=self.key, prior=float(fitting.y.mean()))
+
+
+class Codes(Value):
+    """Levels of categories that a model knows: others are missing to it, as in service."""
+
+    known: tuple[tuple[int, tuple[int, ...]], ...] = Field(description="column, and its levels' positions in the past")
+
+    @classmethod
+    def of(cls, past: Past, rows: Positions) -> Self:
+        """Those among some rows."""
+        columns = [j for j, feature in enumerate(past.features) if feature.kind == "categorical"]
+        found = [np.unique(past.X[rows, j]) for j in columns]
+        return cls(known=tuple((j, tuple(map(int, c[~np.isnan(c)]))) for j, c in zip(columns, found, strict=True)))
+
+    def of_model(self, past: Past, rows: Positions | slice) -> NDArray[np.float32]:
+        """Rows as the model takes them: positions among the levels that it knows, float32 [n, k]."""
+        X = np.array(past.X[rows])
+        for j, levels in self.known:
+            table = np.full(len(past.categories[past.features[j].name]) + 1, np.nan, np.float32)
+            table[list(levels)] = np.arange(len(levels), dtype=np.float32)
+            X[:, j] = table[np.where(np.isnan(X[:, j]), len(table) - 1, X[:, j]).astype(int)]
+        return X
+
+
+class Day(Value):
+    """What a model's answers of a day came to, by all labels that ever came."""
+
+    day: int = Field(description="since 1970")
+    rows: int = Field(description="with a label")
+    loss: float = Field(description="sum over them")
+    worth: float = Field(description="sum over them; 0 where the document does not tell it")
+    age: float = Field(description="sum over them of days since the model's data was cut")
+
+
+class Account(Value):
+    """Of each day on which a model answered rows whose label came."""
+
+    days: tuple[Day, ...]
+
+
+class Serve(Work):
+    """A model answers all that is asked for in a stretch of time."""
+
+    kind: ClassVar[str] = "serve"
+
+    model: str
+    cut: int
+    since: int
+    until: int
+    metric: str
+    worth: Worth | None
+
+    def run(self, folder: Path) -> Account:
+        """Score the rows and hold them against their labels."""
+        past = opened(folder / PAST)
+        rows = past.between(self.since, self.until)
+        y, asked, score = past.truth[rows], past.asked[rows], scores(folder, self.model, rows)
+        known = ~np.isnan(y)
+        y, asked, score = y[known], asked[known], score[known]
+        days, place = np.unique(asked // DAY, return_inverse=True)
+        loss = np.bincount(place, row_losses(self.metric, y, score), len(days))
+        worth = np.bincount(place, of_rows(self.worth, y, score), len(days)) if self.worth else np.zeros(len(days))
+        age = np.bincount(place, (asked - self.cut) / DAY, len(days))
+        numbers = zip(days, np.bincount(place, minlength=len(days)), loss, worth, age, strict=True)
+        return Account(days=tuple(Day(day=d, rows=n, loss=s, worth=w, age=a) for d, n, s, w, a in numbers))
+
+
+class Judge(Work):
+    """What the gate says of a challenger, on the newest labelled rows as of a training."""
+
+    kind: ClassVar[str] = "judge"
+
+    rows: str
+    challenger: str
+    champion: str = Field(description="key of its model; empty: there is none, the prior takes its place")
+    prior: float
+    gate: Gate
+    task: Task
+    minimum_rows: int
+
+    def run(self, folder: Path) -> Verdict:
+        """Compare, and hold against the floors; limits of size and latency are not replayed."""
+        past, cut = opened(folder / PAST), opened_cut(folder, self.rows)
+        rows, y, metric = cut["holdout"], cut["holdout_y"], self.gate.metric
+        new = scores(folder, self.challenger, rows)
+        old = scores(folder, self.champion, rows) if self.champion else np.full(len(rows), self.prior)
+        seconds = past.asked[rows] // 1_000_000
+        length = self.gate.block.total_seconds()
+        losses = ChampionLosses(row_losses(metric, y, old)), ChallengerLosses(row_losses(metric, y, new))
+        verdict = compare(*losses, time_blocks(seconds, length), self.gate, self.minimum_rows)
+        joined = time_blocks(seconds, length, INTERVAL_BLOCKS)
+        found = [measure(name, y, new, joined) for name in dict.fromkeys(f.metric for f in self.gate.floors)]
+        metrics: list[Metric] = [one for one in found if one is not None]
+        checks = [Check(name="champion", verdict=verdict), *(check_floor(f, metrics) for f in self.gate.floors)]
+        return Verdict.worst(check.verdict for check in checks)
+
+
+@lru_cache(maxsize=4)
+def opened_cut(folder: Path, rows: str) -> dict[str, Any]:
+    """Positions and labels of the parts of a cut."""
+    with np.load(folder / CUTS / f"{rows}.npz") as file:
+        return dict(file)
+
+
+@lru_cache(maxsize=4)
+def opened_model(folder: Path, model: str) -> tuple[Codes, Score]:
+    """A model that was fitted: what it knows, and its scores."""
+    codes, learned = pickle.loads((folder / MODELS / model).read_bytes())  # noqa: S301 - our own, of this folder
+    assert isinstance(learned, Learned)
+    return codes, learned.score()
+
+
+def scores(folder: Path, model: str, rows: Positions | slice) -> Floats:
+    """Scores of some rows by a model, rising positions; whole stretches of time are scored and kept.
+
+    Args:
+        folder: that holds the past and the model.
+        model: its key.
+        rows: positions, rising, or a slice.
+    """
+    past = opened(folder / PAST)
+    positions = np.arange(len(past.asked))[rows] if isinstance(rows, slice) else rows
+    if not len(positions):
+        return np.zeros(0)
+    origin = int(past.asked[0])
+    first, last = ((int(past.asked[p]) - origin) // CHUNK for p in (positions[0], positions[-1]))
+    start = past.between(0, origin + first * CHUNK).stop
+    found = np.concatenate([_chunk(folder, past, model, chunk) for chunk in range(first, last + 1)])
+    wanted: Floats = found[positions - start]
+    return wanted
+
+
+def _chunk(folder: Path, past: Past, model: str, number: int) -> Floats:
+    path = folder / SCORES / model / f"{number}.npy"
+    if path.exists():
+        kept: Floats = np.load(path)
+        return kept
+    codes, score = opened_model(folder, model)
+    origin = int(past.asked[0])
+    found: Floats = score(codes.of_model(past, past.between(origin + number * CHUNK, origin + (number + 1) * CHUNK)))
+    _save(path, found)
+    return found
+
+
+def _save(path: Path, found: Floats | dict[str, Any]) -> None:
+    """Write an array, or several by name, whole: another process may be writing the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+    if isinstance(found, dict):
+        np.savez(aside, **found)
+    else:
+        np.save(aside, found)
+    aside.replace(path)
+
+
+def _rows(task: Task, codes: Codes, past: Past, rows: Positions, y: Floats, name: str) -> Rows:
+    check_fit(task, past.label, y, name)
+    return Rows(codes.of_model(past, rows), y)

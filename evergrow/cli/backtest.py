@@ -1,0 +1,190 @@
+"""`evergrow backtest`: which retraining policy would have done best."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evergrow.cli.output import Output, OutputOption, show
+from evergrow.cli.pipelines import AsOf, File, read_as_of
+from evergrow.environment import Environment
+
+if TYPE_CHECKING:
+    from evergrow.backtest.compare import Comparison
+    from evergrow.backtest.run import Progress
+    from evergrow.backtest.work import Spending
+    from evergrow.spec.policies import PolicySet
+
+SHOWN = 15
+"""Policies of the table; the page has all."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(backtest)
+
+
+def backtest(
+    file: File,
+    policies: Annotated[Path, typer.Option(help="The policies to try: a PolicySet.", show_default=False)],
+    as_of: AsOf = None,
+    world: Annotated[
+        Path | None, typer.Option(help="A simulated world to try them in, instead of the model's own past.")
+    ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(help="labelDelay=14d, takes=6h or cpuHoursPerMillionRows=2: as if it had been so. Repeatable."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that work. Default: as many as there are CPUs.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Replay a model's past, as it was known at each instant, under many retraining policies, and recommend one.
+
+    Trainings and predictions that policies have in common are done once, and kept: after an interruption the same
+    command goes on. The page it leaves shows quality over time, regret, trainings and cost of every policy.
+
+    Examples:
+      evergrow backtest -f model.yaml --policies policies.yaml
+
+      evergrow backtest -f model.yaml --policies policies.yaml --as-of 2014-01-03 --what-if labelDelay=14d
+
+      evergrow backtest -f model.yaml --policies policies.yaml --world world.yaml -o json | jq .recommended
+    """
+    from evergrow.backtest.compare import compare
+    from evergrow.backtest.page import render
+    from evergrow.backtest.run import backtest as run
+    from evergrow.contracts import digest
+    from evergrow.data.lake import replace
+    from evergrow.spec import load
+    from evergrow.spec.policies import PolicySet
+
+    document = load(file)
+    tried = supposed(load(policies, PolicySet), what_if or [])
+    with _progress(tried.count) as (said, told):
+        folder = _past(file, world, as_of, tried, said)
+        out = folder / "runs" / digest([document.dump(), tried.dump()])[:16]
+        ran = run(document, tried, folder, out, workers or os.cpu_count() or 1, told)
+    found = compare(ran.results, tried.recommend)
+    page = out / "index.html"
+    replace(page, render(ran.results, found, tried.what_if).encode())
+    summary = {**found.model_dump(mode="json"), "page": str(page), "results": str(out), "spent": _spent(ran.spent)}
+    if output is Output.JSON:
+        show(summary, output, "")
+        return
+    _table(found)
+    show(None, output, _told(found, ran.spent, page))
+
+
+def supposed(tried: PolicySet, what_if: Sequence[str]) -> PolicySet:
+    """The set with what was said on the command line in place of what it says.
+
+    Raises:
+        SpecError: names the word that is none, and those there are.
+    """
+    from evergrow.errors import SpecError
+    from evergrow.spec import parse
+    from evergrow.spec.policies import PolicySet, WhatIf
+
+    changed: dict[str, Any] = dict(tried.what_if.dump())
+    for word in what_if:
+        key, separator, value = word.partition("=")
+        if not separator or key not in changed:
+            known = ", ".join(str(field.alias) for field in WhatIf.model_fields.values())
+            raise SpecError(f"--what-if: must be one of {known}, as key=value, found {word!r}")
+        changed[key] = float(value) if isinstance(changed[key], float) and _is_number(value) else value
+    return parse({**tried.dump(), "whatIf": changed}, "--what-if", PolicySet)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _past(file: Path, world: Path | None, as_of: str | None, tried: PolicySet, said: Any) -> Path:
+    from evergrow.contracts import instant
+    from evergrow.integrations.pasts import own_past, simulated_past
+    from evergrow.simulation.worlds import World
+    from evergrow.spec import load
+
+    environment, late = Environment.read(), tried.what_if.label_delay
+    if world is not None:
+        return simulated_past(load(file), environment, load(world, World), late)
+    return own_past(load(file), environment, instant(read_as_of(as_of)), late, said)
+
+
+@contextmanager
+def _progress(policies: int) -> Iterator[tuple[Any, Progress]]:
+    """On a terminal a bar of the policies, with what has been trained; elsewhere a line at each tenth of them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the past", total=policies)
+
+        def said(text: str) -> None:
+            bar.update(task, description=text)
+
+        def told(ended: int, spent: Mapping[str, Spending]) -> None:
+            fits = spent["fit"].done if "fit" in spent else 0
+            bar.update(task, completed=ended, description=f"policies replayed, {fits:,} trainings")
+            if not console.is_terminal and ended * 10 // policies > (ended - 1) * 10 // policies:
+                console.print(f"{ended:,} of {policies:,} policies replayed, {fits:,} trainings")
+
+        yield said, told
+
+
+def _table(found: Comparison) -> None:
+    from evergrow.cli.output import show_table
+
+    named = (found.recommended.policy, found.reference)
+    best = found.standings[:SHOWN]
+    rows = [*best, *(one for one in found.standings[SHOWN:] if one.policy in named)]
+    show_table(
+        [
+            {
+                "policy": one.policy,
+                found.metric: f"{one.loss:.4f}",
+                f"to {found.reference}": f"{one.against.value:+.4f} [{one.against.low:+.4f}, {one.against.high:+.4f}]",
+                "trainings": one.trainings,
+                "promoted": one.promoted,
+                "age": f"{one.staleness:.0f}d",
+                "": "recommended" if one.policy == found.recommended.policy else "front" if one.front else "",
+            }
+            for one in rows
+        ],
+        Output.TEXT,
+        "",
+    )
+
+
+def _told(found: Comparison, spent: Mapping[str, Spending], page: Path) -> str:
+    import yaml
+
+    from evergrow.backtest.page import plain
+
+    fits = spent.get("fit")
+    shared = f"{fits.done:,} trainings done for {fits.asked:,} asked for; " if fits else ""
+    total, unshared = (sum(getattr(one, name) for one in spent.values()) for name in ("cpu_seconds", "unshared"))
+    patch = yaml.safe_dump({"spec": plain(found.recommended.patch)}, sort_keys=False)
+    return (
+        f"\n{len(found.standings)} policies, {found.judged} days, {found.rows:,} rows; {shared}"
+        f"{total:,.0f} CPU seconds, {unshared:,.0f} without sharing\n\n"
+        f"recommended: {found.recommended.policy}\n  {found.recommended.reason}\n  {found.recommended.said}\n\n"
+        f"to have it, merge this into the model's document:\n\n{patch}\n{page}"
+    )
+
+
+def _spent(spent: Mapping[str, Spending]) -> Mapping[str, Any]:
+    return {kind: vars(one) for kind, one in spent.items()}

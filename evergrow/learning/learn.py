@@ -1,0 +1,156 @@
+"""What is learnt from rows: an estimator and how its scores become probabilities, nothing written anywhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evergrow.contracts import Task
+from evergrow.errors import SpecError
+from evergrow.importing import load_object
+from evergrow.learning.bundle import Score, estimator_score
+from evergrow.learning.calibrate import calibrator, fit_calibration
+from evergrow.learning.losses import row_losses
+from evergrow.learning.search import Trial, search
+from evergrow.spec.model import Training
+
+ENTRYPOINT = "spec.training.estimator.entrypoint"
+NO_CALIBRATION: Mapping[str, Any] = {"kind": "none"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as an estimator takes them.
+
+    Attributes:
+        X: float32 [n, k].
+        y: float64 [n].
+    """
+
+    X: NDArray[np.float32]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learnt.
+
+    Attributes:
+        estimator: fitted.
+        parameters: it was built with.
+        calibration: of its scores, as numbers.
+        trials: by which the parameters were found; none if they were given.
+    """
+
+    estimator: Any
+    parameters: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    trials: tuple[Trial, ...] = ()
+
+    def score(self) -> Score:
+        """From rows to calibrated scores."""
+        raw, calibrated = estimator_score(self.estimator), calibrator(self.calibration)
+        return lambda X: calibrated(raw(X))
+
+
+def learn(training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None) -> Learned:
+    """Fit and calibrate what a document describes, on one thread.
+
+    Args:
+        training: of the document.
+        task: what kind of label.
+        metric: what a search minimises: the gate's.
+        fitting: rows to fit on.
+        calibrating: rows to search and calibrate on; None: neither is done.
+
+    Raises:
+        SpecError: the estimator cannot be built or fitted.
+    """
+    with single_threaded():
+        parameters, trials = _parameters(training, task, metric, fitting, calibrating)
+        estimator = _fitted(training, task, parameters, fitting)
+        calibration = NO_CALIBRATION if calibrating is None else calibrate(training, estimator, calibrating)
+    return Learned(estimator, parameters, calibration, trials)
+
+
+def calibrate(training: Training, estimator: Any, calibrating: Rows) -> Mapping[str, Any]:
+    """How the estimator's scores become probabilities."""
+    return fit_calibration(training.calibration, estimator_score(estimator)(calibrating.X), calibrating.y)
+
+
+def calibrates(training: Training) -> bool:
+    """Whether rows are set aside for calibration or a search."""
+    return training.calibration != "none" or training.search is not None
+
+
+def _parameters(
+    training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None
+) -> tuple[Mapping[str, Any], tuple[Trial, ...]]:
+    """The estimator's parameters, and the trials by which they were found."""
+    given = dict(training.estimator.parameters)
+    if training.search is None or calibrating is None:
+        return given, ()
+
+    def loss(parameters: Mapping[str, Any]) -> float:
+        score = estimator_score(_fitted(training, task, {**given, **parameters}, fitting))
+        return float(row_losses(metric, calibrating.y, score(calibrating.X)).mean())
+
+    found = search(training.search, training.seed, loss)
+    return {**given, **found.parameters}, found.trials
+
+
+def _fitted(training: Training, task: Task, parameters: Mapping[str, Any], fitting: Rows) -> Any:
+    estimator = build_estimator(training, task, parameters)
+    y = fitting.y.astype(np.int64) if task == "binary-classification" else fitting.y
+    try:
+        return estimator.fit(fitting.X, y)
+    except ValueError as error:
+        raise SpecError(
+            f"{ENTRYPOINT}: fitting failed: {error}",
+            hint="missing features are NaN: put a SimpleImputer before an estimator that takes none",
+        ) from error
+
+
+def build_estimator(training: Training, task: Task, parameters: Mapping[str, Any]) -> Any:
+    """The unfitted estimator: every random state that was left open is seeded, every `n_jobs` is 1.
+
+    Forests add up their trees' answers in the order in which threads end.
+
+    Raises:
+        SpecError: the entrypoint does not exist, refuses the parameters, or gives something unfit for the task.
+    """
+    entrypoint = training.estimator.entrypoint
+    build = load_object(entrypoint, ENTRYPOINT)
+    try:
+        estimator = build(**parameters)
+    except TypeError as error:
+        raise SpecError(f"spec.training.estimator.parameters: {entrypoint!r} refuses them: {error}") from error
+    needed = "predict_proba" if task == "binary-classification" else "predict"
+    if not hasattr(estimator, needed):
+        raise SpecError(f"{ENTRYPOINT}: must give an estimator with `{needed}`, found {type(estimator).__name__}")
+    settings = {}
+    for name, value in estimator.get_params().items():
+        if name.split("__")[-1] == "random_state" and value is None:
+            settings[name] = training.seed
+        elif name.split("__")[-1] == "n_jobs":
+            settings[name] = 1
+    return estimator.set_params(**settings)
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Run native code on one thread: sums in another order are other bytes.
+
+    Reaches the libraries that are loaded by now, so the estimator's must have been imported.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*feature names.*")
+        yield
