@@ -1,0 +1,183 @@
+"""What a backtest selects, fits and judges is what the pipeline would have, as of the same instant."""
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evergrow.backtest.past import microseconds
+from evergrow.backtest.tasks import Account, Cut, Fit, Fitted, Judge, Select, Serve, opened_cut, scores
+from evergrow.backtest.work import perform
+from evergrow.contracts import EVENT_TIMESTAMP, Verdict
+from evergrow.data import training_set
+from evergrow.data.training_set import build
+from evergrow.evaluation.evaluate import evaluate
+from evergrow.learning.bundle import Bundle
+from evergrow.learning.fit import fit
+from evergrow.learning.learn import calibrates
+from evergrow.learning.losses import row_losses
+from evergrow.learning.parts import split
+from tests.builders import FEATURES, START, rows
+from tests.unit.backtest.places import delays, small_document
+
+NAMES = [f.name for f in FEATURES]
+WINDOWS = [
+    {"kind": "all"},
+    {"kind": "sliding", "length": "20d"},
+    {"kind": "decay", "halfLife": "15d"},
+    {"kind": "reservoir", "recent": "10d", "rows": 300},
+    {"kind": "hard", "recent": "20d", "share": 0.5},
+    {"kind": "dynamic", "least": "14d"},
+]
+
+
+class Joined:
+    """A feature store that has the builders' features of each flight."""
+
+    def __init__(self, frame):
+        self.frame = frame
+
+    def history(self, service, entities):
+        return entities.merge(self.frame[["flight", *NAMES]], on="flight", how="left", validate="one_to_one")
+
+    def digest(self, service):
+        return service
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """Delays, some of whose labels come late, and some never."""
+    found = rows(days=90)
+    random = np.random.default_rng(1)
+    found["known_at"] += pd.to_timedelta(random.integers(0, 4, len(found)), "D")
+    found.loc[random.random(len(found)) < 0.05, "known_at"] = pd.NaT
+    return found.assign(late=found.late.astype(float).where(found.known_at.notna()))
+
+
+@pytest.fixture(scope="module")
+def folder(frame, tmp_path_factory):
+    found = tmp_path_factory.mktemp("backtest")
+    delays(found, frame)
+    return found
+
+
+def as_live(model, frame, now, out):
+    """The parts of the training set that the pipeline builds as of an instant."""
+    examples = frame.drop(columns=["minutes", *NAMES])
+    about = build(model, examples, Joined(frame), now, "source", out)
+    return split(about, training_set.read(out)[1], calibrates=calibrates(model.spec.training))
+
+
+def selected(model, now):
+    spec = model.spec
+    return Select.of(spec.training, spec.task, spec.evaluation.gate.metric, spec.evaluation.holdout, microseconds(now))
+
+
+def done(folder, work, result):
+    return result.model_validate_json(perform(folder, work).result)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=lambda w: w["kind"])
+@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+@pytest.mark.parametrize("days", [45, 71.3])
+def test_a_cut_has_the_rows_of_the_training_set_as_of_the_same_instant(
+    folder, frame, tmp_path, window, calibration, days
+):
+    model = small_document(training={"window": window, "calibration": calibration})
+    now = START + timedelta(days=days)
+    cut = opened_cut(folder, done(folder, selected(model, now), Cut).rows)
+    parts = as_live(model, frame, now, tmp_path)
+    ordered = frame.sort_values([EVENT_TIMESTAMP, "flight"], ignore_index=True)
+    for name, part in (("fit", parts.fit), ("calibration", parts.calibration), ("holdout", parts.holdout)):
+        np.testing.assert_array_equal(ordered.flight.to_numpy()[cut[name]], part.flight)
+        np.testing.assert_array_equal(cut[f"{name}_y"], part.late)
+
+
+@pytest.mark.parametrize("estimator", ["logistic", "boosted_on_categories"])
+def test_a_model_scores_as_the_bundle_that_the_pipeline_fits(folder, frame, tmp_path, estimator):
+    model = small_document(estimator=f"tests.example_model.estimator:{estimator}", training={"calibration": "sigmoid"})
+    now = START + timedelta(days=60)
+    as_live(model, frame, now, tmp_path / "set")
+    fit(model, tmp_path / "set", tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    cut = done(folder, selected(model, now), Cut)
+    key = done(folder, Fit.of(cut, model.spec.training, model.spec.task, "log_loss"), Fitted).model
+    ordered = frame.sort_values([EVENT_TIMESTAMP, "flight"], ignore_index=True)
+    found = scores(folder, key, slice(None))
+    np.testing.assert_allclose(found, bundle.predict(bundle.columns(ordered)), atol=2e-6)
+
+
+@pytest.mark.parametrize(("old", "new", "margin"), [("blind", "logistic", 0.0), ("logistic", "blind", 0.0)])
+def test_the_gate_says_what_the_evaluation_says(folder, frame, tmp_path, old, new, margin):
+    now = START + timedelta(days=70)
+    keys, bundles, model = {}, {}, None
+    for name in (old, new):
+        gate = {"margin": margin, "floors": [{"metric": "roc_auc", "atLeast": 0.3}]}
+        model = small_document(estimator=f"tests.example_model.estimator:{name}", gate=gate)
+        as_live(model, frame, now, tmp_path / "set")
+        bundles[name] = tmp_path / name
+        fit(model, tmp_path / "set", bundles[name])
+        cut = done(folder, selected(model, now), Cut)
+        keys[name] = done(folder, Fit.of(cut, model.spec.training, model.spec.task, ""), Fitted).model
+    report = evaluate(model, tmp_path / "set", bundles[new], bundles[old], "1", tmp_path / "report")
+    judged = [check for check in report.checks if check.name not in ("latency", "size")]
+    judge = Judge(
+        rows=cut.rows, challenger=keys[new], champion=keys[old], prior=0.0, gate=model.spec.evaluation.gate,
+        task=model.spec.task, minimum_rows=50,
+    )  # fmt: skip
+    verdict = done(folder, judge, Verdict)
+    assert verdict == Verdict.worst(check.verdict for check in judged)
+    assert verdict.outcome == ("pass" if old == "blind" else "fail")
+
+
+def test_without_a_champion_the_prior_takes_its_place(folder, frame):
+    now = START + timedelta(days=70)
+    for name, outcome in (("logistic", "pass"), ("blind", "inconclusive")):
+        model = small_document(estimator=f"tests.example_model.estimator:{name}")
+        cut = done(folder, selected(model, now), Cut)
+        fitted = done(folder, Fit.of(cut, model.spec.training, model.spec.task, ""), Fitted)
+        judge = Judge(
+            rows=cut.rows, challenger=fitted.model, champion="", prior=fitted.prior, gate=model.spec.evaluation.gate,
+            task=model.spec.task, minimum_rows=50,
+        )  # fmt: skip
+        assert done(folder, judge, Verdict).outcome == outcome
+
+
+def test_too_little_is_a_fault_and_no_crash(folder):
+    for days, told in ((-1, "no row has a label yet"), (12, "labelled rows do not span more than")):
+        cut = done(folder, selected(small_document(), START + timedelta(days=days)), Cut)
+        assert told in cut.fault
+        assert cut.rows == ""
+
+
+def test_windows_that_choose_the_same_rows_are_one_training(folder):
+    now = START + timedelta(days=60)
+    keys = set()
+    for window in ({"kind": "all"}, {"kind": "sliding", "length": "400d"}, {"kind": "sliding", "length": "20d"}):
+        model = small_document(training={"window": window})
+        cut = done(folder, selected(model, now), Cut)
+        keys.add(Fit.of(cut, model.spec.training, model.spec.task, "log_loss").key)
+    assert len(keys) == 2
+
+
+def test_a_model_answers_for_each_day_by_the_labels_that_ever_came(folder, frame):
+    now = START + timedelta(days=60)
+    model = small_document()
+    cut = done(folder, selected(model, now), Cut)
+    key = done(folder, Fit.of(cut, model.spec.training, model.spec.task, ""), Fitted).model
+    since, until = START + timedelta(days=61, hours=5), START + timedelta(days=64)
+    serve = Serve(
+        model=key, cut=microseconds(now), since=microseconds(since), until=microseconds(until), metric="log_loss",
+        worth=None,
+    )  # fmt: skip
+    found = done(folder, serve, Account)
+    ordered = frame.sort_values([EVENT_TIMESTAMP, "flight"], ignore_index=True)
+    score = scores(folder, key, slice(None))
+    mine = ordered.assign(loss=row_losses("log_loss", ordered.late.to_numpy(), score))
+    mine = mine[(mine.event_timestamp >= since) & (mine.event_timestamp < until) & mine.late.notna()]
+    by_day = mine.groupby(mine.event_timestamp.dt.floor("D")).loss.agg(["size", "sum"])
+    assert [day.rows for day in found.days] == by_day["size"].tolist()
+    np.testing.assert_allclose([day.loss for day in found.days], by_day["sum"])
+    age = (mine.event_timestamp - pd.Timestamp(now)).dt.total_seconds().sum() / 86_400
+    assert sum(day.age for day in found.days) == pytest.approx(age)
