@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -58,6 +58,7 @@ class Training(Value):
 class Served(Value):
     """A model that served, until the next one did."""
 
+    version: int = Field(description="its number in a registry, where all that was fitted is registered")
     since: Instant
     cut: Instant = Field(description="as of when its training data was known")
     model: str
@@ -73,8 +74,14 @@ class Replayed(Value):
     decisions: tuple[Retrain, ...]
 
 
-def replay(policy: Policy, setting: Setting, shared: Shared) -> Replayed:
+def replay(policy: Policy, setting: Setting, shared: Shared, stepped: Callable[[], None] = lambda: None) -> Replayed:
     """Decide at each instant, and train, judge and promote as was decided.
+
+    Args:
+        policy: one way to keep the model.
+        setting: what all policies share.
+        shared: does what costs time.
+        stepped: is called after each instant.
 
     Raises:
         SpecError: the policy goes by what is not replayed.
@@ -83,6 +90,7 @@ def replay(policy: Policy, setting: Setting, shared: Shared) -> Replayed:
     state = _State(policy.document, setting, shared)
     for number in range(len(setting.instants)):
         state.step(number)
+        stepped()
     return Replayed(
         policy=policy.name, served=tuple(state.served), trainings=tuple(state.trainings),
         decisions=tuple(state.decisions),
@@ -125,7 +133,7 @@ class _State:
             self._train(now, decision.reason)
 
     def _history(self, number: int, now: datetime) -> History:
-        champions = [Champion(i + 1, one.cut, one.since) for i, one in enumerate(self.served)]
+        champions = [Champion(one.version, one.cut, one.since) for one in self.served]
         trained = [Trained(one.began, one.ended, one.outcome, self._cost(one.rows)) for one in self.trainings]
         serving = [one for one in self.served if one.since <= now]
         looks = (Look(now, self._seen(number, serving[-1])),) if serving and self._looks else ()
@@ -150,7 +158,8 @@ class _State:
         passed = verdict.outcome == "pass"
         self._ended(now, ended, "promoted" if passed else "rejected", fitted, cut.fit, reason, verdict)
         if passed:
-            self.served.append(Served(since=ended, cut=now, model=fitted.model, rows=cut.rows))
+            version = sum(one.outcome != "failed" for one in self.trainings)
+            self.served.append(Served(version=version, since=ended, cut=now, model=fitted.model, rows=cut.rows))
 
     def _judged(self, cut: Cut, fitted: Fitted) -> Verdict:
         evaluation = self.document.spec.evaluation

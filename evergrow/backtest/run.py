@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,8 +22,8 @@ from evergrow.spec.policies import PolicySet
 LEAST_TO_FIT = timedelta(days=28)
 """Of rows that the first training is fitted on, unless it is said since when is decided."""
 DECISIONS = "decisions"
-Progress = Callable[[int, Mapping[str, Spending]], None]
-"""Is told how many policies have been replayed, and what has been spent so far."""
+Progress = Callable[[int, int], None]
+"""Is told how many instants have been decided at, all policies together, of how many; in any thread."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ class Ran:
 
 
 def backtest(
-    model: ContinualModel, tried: PolicySet, folder: Path, out: Path, count: int = 1, told: Progress = lambda *_: None
+    model: ContinualModel,
+    tried: PolicySet,
+    folder: Path,
+    out: Path,
+    count: int = 1,
+    told: Progress = lambda done, of: None,
 ) -> Ran:
     """Replay all policies of a set.
 
@@ -56,18 +62,40 @@ def backtest(
         DataError: there is no past.
     """
     past = Past.open(folder / PAST)
-    every = policies(model, tried)
-    for policy in every:
-        check(policy)
+    every = checked(model, tried)
     setting = Setting(past, _instants(past, every, tried), tried.what_if)
+    steps = _Steps(len(every) * len(setting.instants), told)
     with workers(count) as executor:
         shared = Shared(folder, executor)
-        found = at_once(
-            len(every), lambda i: _replayed(every[i], setting, shared, out), lambda ended: told(ended, shared.spent())
-        )
+        found = at_once(len(every), lambda i: _replayed(every[i], setting, shared, out, steps))
         results = _results(model, tried, setting, found)
         results.save(out)
         return Ran(results, shared.spent())
+
+
+def checked(model: ContinualModel, tried: PolicySet) -> list[Policy]:
+    """All policies of a set, each of which can be replayed.
+
+    Raises:
+        SpecError: one is no document, or goes by what is not replayed; names it.
+    """
+    every = policies(model, tried)
+    for policy in every:
+        check(policy)
+    return every
+
+
+class _Steps:
+    """Counts the instants that were decided at."""
+
+    def __init__(self, of: int, told: Progress) -> None:
+        self._of, self._told = of, told
+        self._lock, self._done = threading.Lock(), 0
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._done += 1
+            self._told(self._done, self._of)
 
 
 def write_decisions(folder: Path, replayed: Replayed) -> None:
@@ -76,8 +104,8 @@ def write_decisions(folder: Path, replayed: Replayed) -> None:
     replace(folder / DECISIONS / f"{replayed.policy.replace('/', '__')}.jsonl", lines.encode())
 
 
-def _replayed(policy: Policy, setting: Setting, shared: Shared, out: Path) -> Result:
-    replayed = replay(policy, setting, shared)
+def _replayed(policy: Policy, setting: Setting, shared: Shared, out: Path, stepped: Callable[[], None]) -> Result:
+    replayed = replay(policy, setting, shared, stepped)
     write_decisions(out, replayed)
     return result(policy, replayed, setting, shared)
 

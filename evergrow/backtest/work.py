@@ -100,7 +100,7 @@ class Shared:
     def spent(self) -> Mapping[str, Spending]:
         """What has been spent so far, by kind of work."""
         with self._lock:
-            done = {key: future.result() for key, future in self._results.items() if future.done()}
+            done = {key: future.result() for key, future in self._results.items() if _is_good(future)}
             asked = dict(self._asked)
         return {
             kind: Spending(
@@ -111,6 +111,10 @@ class Shared:
             )
             for kind, keys in _by_kind(done).items()
         }
+
+
+def _is_good(future: Future[Done]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _by_kind(done: Mapping[tuple[str, str], Done]) -> dict[str, list[tuple[str, str]]]:
@@ -136,26 +140,15 @@ def workers(count: int) -> Iterator[Executor]:
             raise
 
 
-def at_once(tasks: int, each: Callable[[int], Each], told: Callable[[int], None]) -> list[Each]:
+def at_once(tasks: int, each: Callable[[int], Each]) -> list[Each]:
     """Call `each` of 0 … tasks - 1 in as many threads, which mostly wait; the results in order.
 
     Args:
         tasks: how many.
         each: what is called.
-        told: is told how many have ended whenever one has.
     """
-    lock, ended = threading.Lock(), 0
-
-    def called(number: int) -> Each:
-        nonlocal ended
-        found = each(number)
-        with lock:
-            ended += 1
-            told(ended)
-        return found
-
     with ThreadPoolExecutor(max(1, tasks)) as threads:
-        futures = [threads.submit(called, number) for number in range(tasks)]
+        futures = [threads.submit(each, number) for number in range(tasks)]
         try:
             return [future.result() for future in futures]
         except BaseException:

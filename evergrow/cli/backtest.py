@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN = 15
 """Policies of the table; the page has all."""
+QUIET = 30
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,6 +63,7 @@ def backtest(
     from evergrow.backtest.compare import compare
     from evergrow.backtest.page import render
     from evergrow.backtest.run import backtest as run
+    from evergrow.backtest.run import checked
     from evergrow.contracts import digest
     from evergrow.data.lake import replace
     from evergrow.spec import load
@@ -67,7 +71,8 @@ def backtest(
 
     document = load(file)
     tried = supposed(load(policies, PolicySet), what_if or [])
-    with _progress(tried.count) as (said, told):
+    checked(document, tried)
+    with _progress() as (said, told):
         folder = _past(file, world, as_of, tried, said)
         out = folder / "runs" / digest([document.dump(), tried.dump()])[:16]
         ran = run(document, tried, folder, out, workers or os.cpu_count() or 1, told)
@@ -123,24 +128,29 @@ def _past(file: Path, world: Path | None, as_of: str | None, tried: PolicySet, s
 
 
 @contextmanager
-def _progress(policies: int) -> Iterator[tuple[Any, Progress]]:
-    """On a terminal a bar of the policies, with what has been trained; elsewhere a line at each tenth of them."""
+def _progress() -> Iterator[tuple[Any, Progress]]:
+    """On a terminal a bar of the instants that were decided at; elsewhere a line every half minute."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading the past", total=policies)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    last = time.monotonic()
+    with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the past", total=None)
 
         def said(text: str) -> None:
             bar.update(task, description=text)
+            if not console.is_terminal:
+                console.print(text)
 
-        def told(ended: int, spent: Mapping[str, Spending]) -> None:
-            fits = spent["fit"].done if "fit" in spent else 0
-            bar.update(task, completed=ended, description=f"policies replayed, {fits:,} trainings")
-            if not console.is_terminal and ended * 10 // policies > (ended - 1) * 10 // policies:
-                console.print(f"{ended:,} of {policies:,} policies replayed, {fits:,} trainings")
+        def told(done: int, of: int) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=of, description="replaying")
+            if not console.is_terminal and time.monotonic() - last >= QUIET:
+                last = time.monotonic()
+                console.print(f"replayed {done:,} of {of:,} decisions")
 
         yield said, told
 
@@ -151,16 +161,17 @@ def _table(found: Comparison) -> None:
     named = (found.recommended.policy, found.reference)
     best = found.standings[:SHOWN]
     rows = [*best, *(one for one in found.standings[SHOWN:] if one.policy in named)]
+    told = {found.recommended.policy: "recommended", found.reference: "reference"}
     show_table(
         [
             {
                 "policy": one.policy,
                 found.metric: f"{one.loss:.4f}",
-                f"to {found.reference}": f"{one.against.value:+.4f} [{one.against.low:+.4f}, {one.against.high:+.4f}]",
-                "trainings": one.trainings,
-                "promoted": one.promoted,
+                "to reference": f"{one.against.value:+.4f}",
+                "p": f"{one.against.p_value:.2g}",
+                "trained": one.trainings,
                 "age": f"{one.staleness:.0f}d",
-                "": "recommended" if one.policy == found.recommended.policy else "front" if one.front else "",
+                "": told.get(one.policy, "front" if one.front else ""),
             }
             for one in rows
         ],

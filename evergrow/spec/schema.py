@@ -14,12 +14,14 @@ from evergrow.spec.base import Part
 from evergrow.spec.crd import crds
 from evergrow.spec.environment import EnvironmentSpec
 from evergrow.spec.model import ContinualModel
+from evergrow.spec.policies import PolicySet
 from evergrow.spec.rollout import ModelRollout
 
 PAGES: Mapping[type[Part], str] = {
     ContinualModel: "continualmodel",
     ModelRollout: "modelrollout",
     EnvironmentSpec: "environment",
+    PolicySet: "policyset",
 }
 """The documents users write, and the name of each one's reference page."""
 
