@@ -182,12 +182,11 @@ def _linear(name: str, worlds: Sequence[tuple[int, int]], sizes: Sequence[int]) 
 
 
 def _outcome(found: Mapping[str, Any]) -> Iterator[Result]:
-    recommended = found["recommended"]
-    later, (mine, theirs) = recommended["later"], recommended["later_trainings"]
-    holds = later["value"] <= 0 and mine <= theirs / 2
-    yield Result(
-        "recommended policy's loss less that of monthly on everything, second half of flights 2013",
-        later["value"], "nats a row", "≤ 0 at ≤ ½ the trainings", holds,
-        f"[{later['low']:+.4f}, {later['high']:+.4f}]; {recommended['policy']} with {mine} trainings against {theirs}, "
-        "chosen by the first half",
-    )  # fmt: skip
+    for which in ("recommended", "frugal"):
+        one = found[which]
+        later, (mine, theirs) = one["later"], one["later_trainings"]
+        told = f"{one['policy']}, chosen by the first half; with {mine} trainings against {theirs}, "
+        told += f"[{later['low']:+.4f}, {later['high']:+.4f}]"
+        name = f"{which} policy's loss less that of monthly on everything, second half of flights 2013"
+        holds = later["value"] <= 0 and mine <= theirs / 2
+        yield Result(name, later["value"], "nats a row", "≤ 0 at ≤ ½ the trainings", holds, told)

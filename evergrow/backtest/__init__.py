@@ -7,6 +7,7 @@ tasks.py     what costs time, each a pure function with a key: select, fit, scor
 work.py      tasks done once, whoever asks, in this process or in several, and kept
 replay.py    one policy, instant by instant
 results.py   what became of each policy
-compare.py   quality, regret, Pareto front, significance; and which policy is recommended
+choose.py    which policy to take, and how that did on days that it was not chosen by
+compare.py   quality, regret, Pareto front, significance of all of them
 page.py      all of that to look at
 """

@@ -12,7 +12,8 @@ import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from evergrow.backtest.compare import TAIL, Comparison, Standing, mean_of
+from evergrow.backtest.choose import TAIL, Recommendation, mean_of
+from evergrow.backtest.compare import Comparison, Standing
 from evergrow.backtest.past import DAY, instant_of
 from evergrow.backtest.results import Result, Results, judged_days
 from evergrow.pages import plots
@@ -49,7 +50,8 @@ def render(results: Results, found: Comparison, what_if: WhatIf) -> str:
         last=instant_of(found.days[1] * DAY),
         reference=standings[found.reference],
         recommended=standings[found.recommended.policy],
-        patch=yaml.safe_dump({"spec": plain(found.recommended.patch)}, sort_keys=False),
+        patch=pasted(found.recommended),
+        frugal_patch=pasted(found.frugal) if found.frugal else "",
         rows=[Row(one, _strip(scale, one)) for one in found.standings],
         front=_front(found),
         curves=_curves(results, found) if found.judged >= SMOOTH else None,
@@ -60,15 +62,21 @@ def render(results: Results, found: Comparison, what_if: WhatIf) -> str:
 
 
 def shown(found: Comparison) -> list[str]:
-    """Policies of which curves are drawn: the recommended, the reference and the best, each once."""
-    return list(dict.fromkeys([found.recommended.policy, found.reference, found.standings[0].policy]))
+    """Policies of which curves are drawn: the recommended, the reference and the frugal or the best, each once."""
+    third = found.frugal.policy if found.frugal else found.standings[0].policy
+    return list(dict.fromkeys([found.recommended.policy, found.reference, third]))
 
 
-def plain(value: object) -> object:
+def pasted(one: Recommendation) -> str:
+    """What to merge into the document to have a policy, YAML."""
+    return yaml.safe_dump({"spec": _plain(one.patch)}, sort_keys=False)
+
+
+def _plain(value: object) -> object:
     """Mappings and sequences as YAML writes them."""
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _strip(scale: Scale, one: Standing) -> Markup:

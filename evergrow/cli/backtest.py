@@ -181,19 +181,20 @@ def _table(found: Comparison) -> None:
 
 
 def _told(found: Comparison, spent: Mapping[str, Spending], page: Path) -> str:
-    import yaml
-
-    from evergrow.backtest.page import plain
+    from evergrow.backtest.page import pasted
 
     fits = spent.get("fit")
     shared = f"{fits.done:,} trainings done for {fits.asked:,} asked for; " if fits else ""
     total, unshared = (sum(getattr(one, name) for one in spent.values()) for name in ("cpu_seconds", "unshared"))
-    patch = yaml.safe_dump({"spec": plain(found.recommended.patch)}, sort_keys=False)
+    frugal = ""
+    if found.frugal:
+        frugal = f"if trainings are dear: {found.frugal.policy}\n  {found.frugal.reason}\n  {found.frugal.said}\n\n"
     return (
         f"\n{len(found.standings)} policies, {found.judged} days, {found.rows:,} rows; {shared}"
         f"{total:,.0f} CPU seconds, {unshared:,.0f} without sharing\n\n"
         f"recommended: {found.recommended.policy}\n  {found.recommended.reason}\n  {found.recommended.said}\n\n"
-        f"to have it, merge this into the model's document:\n\n{patch}\n{page}"
+        f"{frugal}to have what is recommended, merge this into the model's document:\n\n"
+        f"{pasted(found.recommended)}\n{page}"
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evergrow.backtest.compare import compare, difference, mean_of, pareto, recommend
+from evergrow.backtest.choose import Stretch, difference, mean_of, recommend
+from evergrow.backtest.compare import compare, pareto
 from evergrow.backtest.page import render
 from evergrow.backtest.past import DAY, instant_of
 from evergrow.backtest.replay import Training
@@ -160,9 +161,23 @@ def test_false_recommendations_are_as_rare_as_was_said():
         kept = [policy(str(i), loss, 5 if i == 0 else 40) for i, loss in enumerate(losses)]
         tables = np.array([one.table(np.arange(FIRST, FIRST + 80)) for one in kept])
         assert tables[0, 0].tolist() == rows.tolist()
-        found = recommend(kept, tables, np.arange(FIRST, FIRST + 80), 0, Recommend(chosen_by=1.0))
+        found = recommend(Stretch(tuple(kept), np.arange(FIRST, FIRST + 80), tables), 0, Recommend(chosen_by=1.0))
         wrong += found.policy != "0"
     assert wrong <= 20
+
+
+def test_the_frugal_choice_loses_least_of_those_that_train_half_as_often():
+    policies = [
+        policy("often", noisy(0.5, 1), 5),
+        policy("half", noisy(0.53, 2), 10),
+        policy("rare", noisy(0.52, 3), 40),
+    ]
+    found = compare(results(*policies), Recommend()).frugal
+    assert found.policy == "rare"
+    assert found.later.low > 0
+    assert found.later_trainings == (1, 15)
+    assert compare(results(*policies[:1]), Recommend()).frugal is None
+    assert compare(results(policies[2], *policies[:2]), Recommend()).frugal is None
 
 
 def test_policies_that_served_nobody_for_long_are_left_out_and_named():
