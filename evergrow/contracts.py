@@ -187,6 +187,7 @@ class TrainedModel(Value):
     package: str = Field(default="", description="the estimator's own package: its classes are trusted on reading")
     feature_service: str
     requirements: tuple[str, ...] = Field(description="name==version of what is needed to load and predict")
+    parent: str = Field(default="", description="identity of the model that its training went on from; empty: none")
 
 
 class Metric(Value):

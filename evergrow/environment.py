@@ -53,6 +53,10 @@ class Environment(BaseModel):
         """Backtests of one model: pasts, work that was done, and results."""
         return self.home / "backtests" / model
 
+    def loop(self, model: str) -> Path:
+        """The loop of one model: its book, and who runs it."""
+        return self.home / "loops" / model
+
     def serving(self, model: str) -> Path:
         """What is served of one model: bundle, feature plan and pointer."""
         return self.home / "serving" / model

@@ -9,6 +9,7 @@ from evergrow.environment import Environment
 from evergrow.integrations.mlflow import CHAMPION, MlflowRegistry
 from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
+from evergrow.learning.fit import fit, goes_on, read_info
 from evergrow.learning.identity import identify
 from evergrow.ports import ModelRegistry
 from evergrow.rivals import Rivals
@@ -25,27 +26,43 @@ def main(spec: str, training_set: str, model: str, rivals: str) -> str:
     """
     document = parse(spec)
     about = TrainingSet.model_validate_json((Path(training_set) / "training_set.json").read_text(encoding="utf-8"))
-    identity = identify(document, about).digest
-    registry = MlflowRegistry(Environment.read())
+    registry, judged_against = MlflowRegistry(Environment.read()), Rivals(Path(rivals))
+    _fetch_champion(registry, document, judged_against)
+    ancestor = _ancestor(registry, document, about, judged_against)
+    identity = identify(document, about, read_info(ancestor).identity.digest if ancestor else "").digest
     known = registry.find(document.name, identity)
-    _fetch_rivals(registry, document, known, Rivals(Path(rivals)))
+    _fetch_known(registry, known, judged_against)
     if known is not None:
         registry.fetch(known, Path(model))
         note("train", f"identity {identity[:12]} is version {known.version}: fetched, not trained again")
         return identity
-    from evergrow.learning.fit import fit
-
-    trained = fit(document, Path(training_set), Path(model))
-    note("train", f"{trained.rows:,} rows, {trained.backend}, identity {identity[:12]}")
+    trained = fit(document, Path(training_set), Path(model), ancestor)
+    went_on = f", gone on from identity {trained.parent[:12]}" if trained.parent else ""
+    note("train", f"{trained.rows:,} rows, {trained.backend}, identity {identity[:12]}{went_on}")
     return identity
 
 
-def _fetch_rivals(registry: ModelRegistry, document: ContinualModel, known: ModelVersion | None, to: Rivals) -> None:
+def _fetch_champion(registry: ModelRegistry, document: ContinualModel, to: Rivals) -> None:
     to.path.mkdir(parents=True, exist_ok=True)
     champion = registry.resolve(document.name, CHAMPION)
     if champion is not None:
         to.write("champion", champion)
         registry.fetch(champion, to.bundle)
+
+
+def _ancestor(registry: ModelRegistry, document: ContinualModel, about: TrainingSet, rivals: Rivals) -> Path | None:
+    """The bundle that an update goes on from: the champion's, unless that was trained as of then or later.
+
+    Then it is what the champion went on from: the same training again goes on from the same model.
+    """
+    found: Path | None = rivals.bundle if rivals.read("champion") is not None else None
+    while found is not None and read_info(found).as_of >= about.as_of:
+        before = registry.find(document.name, read_info(found).parent) if read_info(found).parent else None
+        found = registry.fetch(before, rivals.path / before.identity[:12]) if before is not None else None
+    return found if found is not None and goes_on(document, about, read_info(found)) else None
+
+
+def _fetch_known(registry: ModelRegistry, known: ModelVersion | None, to: Rivals) -> None:
     if known is not None:
         to.write("known", known)
         registry.evaluation(known, to.evaluation)

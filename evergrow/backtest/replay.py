@@ -149,7 +149,8 @@ class _State:
         cut = self.shared.do(asked, Cut)
         fitted = Fitted(fault=cut.fault)
         if not cut.fault:
-            fitted = self.shared.do(Fit.of(cut, training, spec.task, metric), Fitted)
+            champion = self.served[-1].model if self.served else ""
+            fitted = self.shared.do(Fit.of(cut, training, spec.task, metric, champion), Fitted)
         ended = now + self.setting.what_if.takes
         if fitted.fault:
             self._ended(now, ended, "failed", fitted, 0, reason, Verdict(outcome="error", reason=fitted.fault))

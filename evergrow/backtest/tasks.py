@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import threading
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,6 @@ from evergrow.data.windows import Candidates, needs_features, select
 from evergrow.errors import NotEnoughData
 from evergrow.evaluation.gate import ChallengerLosses, ChampionLosses, check_floor, compare
 from evergrow.evaluation.metrics import measure
-from evergrow.learning.bundle import Score
 from evergrow.learning.learn import Learned, Rows, calibrates, learn
 from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import check_fit
@@ -158,29 +158,41 @@ class Fit(Work):
     training: Training
     task: Task
     metric: str
+    ancestor: str = Field(default="", description="key of the model that an update goes on from; empty: it is a refit")
 
     @classmethod
-    def of(cls, cut: Cut, training: Training, task: Task, metric: str) -> Self:
-        """On the rows of a cut, whichever window chose them."""
+    def of(cls, cut: Cut, training: Training, task: Task, metric: str, champion: str = "") -> Self:
+        """On the rows of a cut, whichever window chose them, going on from the champion if the document wants that."""
         # What has no part in it must not make two of one training.
         training = training.model_copy(update={"window": All(), "calibration_length": timedelta(0)})
-        return cls(rows=cut.rows, training=training, task=task, metric=metric if training.search else "")
+        ancestor = champion if training.update.kind != "refit" else ""
+        metric = metric if training.search else ""
+        return cls(rows=cut.rows, training=training, task=task, metric=metric, ancestor=ancestor)
 
     def run(self, folder: Path) -> Fitted:
         """Fit, and keep the model in a file."""
         past, cut = opened(folder / PAST), opened_cut(folder, self.rows)
-        fit = cut["fit"]
+        fit, y = cut["fit"], cut["fit_y"]
+        before = opened_model(folder, self.ancestor) if self.ancestor else None
+        if before is not None and self.training.update.kind == "partial-fit":
+            newer = past.asked[fit] > before.until
+            fit, y = fit[newer], y[newer]
         try:
-            codes = Codes.of(past, fit)
-            fitting = _rows(self.task, codes, past, fit, cut["fit_y"], "rows to fit on")
+            codes = before.codes if before else Codes.of(past, fit)
+            fitting = _rows(self.task, codes, past, fit, y, "rows to fit on")
             calibrating = None
             if calibrates(self.training):
                 rows, y = cut["calibration"], cut["calibration_y"]
                 calibrating = _rows(self.task, codes, past, rows, y, "rows to calibrate on")
         except NotEnoughData as few:
             return Fitted(fault=str(few))
-        learned = learn(self.training, self.task, self.metric, fitting, calibrating)
-        replace(folder / MODELS / self.key, pickle.dumps((codes, learned)))
+        learned = learn(
+            self.training, self.task, self.metric, fitting, calibrating, before.learned.estimator if before else None
+        )
+        until = int(past.asked[fit[-1]])
+        if before is not None and self.training.update.kind == "recalibrate":
+            until = before.until
+        replace(folder / MODELS / self.key, pickle.dumps(Model(codes, learned, until)))
         return Fitted(model=self.key, prior=float(fitting.y.mean()))
 
 
@@ -286,12 +298,27 @@ def opened_cut(folder: Path, rows: str) -> dict[str, Any]:
         return dict(file)
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that was fitted.
+
+    Attributes:
+        codes: levels that it knows.
+        learned: estimator and calibration.
+        until: when the newest row that it was fitted on was asked for.
+    """
+
+    codes: Codes
+    learned: Learned
+    until: int
+
+
 @lru_cache(maxsize=4)
-def opened_model(folder: Path, model: str) -> tuple[Codes, Score]:
-    """A model that was fitted: what it knows, and its scores."""
-    codes, learned = pickle.loads((folder / MODELS / model).read_bytes())  # noqa: S301 - our own, of this folder
-    assert isinstance(learned, Learned)
-    return codes, learned.score()
+def opened_model(folder: Path, model: str) -> Model:
+    """A model that was fitted, by its key."""
+    found = pickle.loads((folder / MODELS / model).read_bytes())  # noqa: S301 - our own, of this folder
+    assert isinstance(found, Model)
+    return found
 
 
 def scores(folder: Path, model: str, rows: Positions | slice) -> Floats:
@@ -319,9 +346,9 @@ def _chunk(folder: Path, past: Past, model: str, number: int) -> Floats:
     if path.exists():
         kept: Floats = np.load(path)
         return kept
-    codes, score = opened_model(folder, model)
-    origin = int(past.asked[0])
-    found: Floats = score(codes.of_model(past, past.between(origin + number * CHUNK, origin + (number + 1) * CHUNK)))
+    model_, origin = opened_model(folder, model), int(past.asked[0])
+    rows = past.between(origin + number * CHUNK, origin + (number + 1) * CHUNK)
+    found: Floats = model_.learned.score()(model_.codes.of_model(past, rows))
     _save(path, found)
     return found
 

@@ -51,6 +51,8 @@ def _made_of(document: ContinualModel, trained: TrainedModel) -> Iterator[str]:
             f"Estimator: `{document.spec.training.estimator.entrypoint}`, run by {trained.backend} "
             f"({trained.backend_reason}).",
             f"Calibration: {trained.calibration['kind']}.",
+            f"Update: {document.spec.training.update.kind}"
+            + (f", gone on from identity `{trained.parent}`." if trained.parent else "."),
             f"Identity: `{trained.identity.digest}`.",
         ]
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from evergrow.learning.parts import check_fit, labels, split
 from evergrow.learning.search import write_trials
 from evergrow.learning.vector import Vectoriser, levels
 from evergrow.spec import ContinualModel
+from evergrow.spec.model import Training
 
 __all__ = ["fit", "identify"]
 
@@ -40,13 +42,14 @@ class Part(Rows):
     rows: pd.DataFrame
 
 
-def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
+def fit(model: ContinualModel, training_set: Path, out: Path, ancestor: Path | None = None) -> TrainedModel:
     """Fit what the document describes and write its bundle; the same identity gives the same bytes.
 
     Args:
         model: the document.
         training_set: directory of a TrainingSet.
         out: directory the bundle is written into.
+        ancestor: bundle that an update goes on from; None: there is none, and it is a refit.
 
     Raises:
         NotEnoughData: a part has too few rows, or one class only.
@@ -58,16 +61,69 @@ def fit(model: ContinualModel, training_set: Path, out: Path) -> TrainedModel:
     about, rows = training_sets.read(training_set)
     sets_aside = calibrates(training)
     cut = split(about, rows, calibrates=sets_aside)
+    before = Ancestor.of(model, about, ancestor)
     categories = {f.name: levels(cut.fit[f.name]) for f in about.features if f.kind == "categorical"}
+    if before is not None:
+        categories, cut = dict(before.info.categories), replace(cut, fit=before.fresh(training, cut.fit))
     vectoriser = Vectoriser(about.features, categories)
     fitting = _part(about, vectoriser, cut.fit, "rows to fit on")
     calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if sets_aside else None
-    learned = learn(training, model.spec.task, model.spec.evaluation.gate.metric, fitting, calibrating)
+    learned = learn(
+        training, model.spec.task, model.spec.evaluation.gate.metric, fitting, calibrating, before and before.estimator
+    )
     with single_threaded():
-        info = _write(model, about, vectoriser, categories, learned, fitting, out)
+        info = _write(model, about, vectoriser, categories, learned, fitting, out, before)
     if learned.trials:
         write_trials(out, learned.trials)
     return info
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """What an update goes on from.
+
+    Attributes:
+        info: of its bundle.
+        estimator: fitted.
+    """
+
+    info: TrainedModel
+    estimator: Any
+
+    @classmethod
+    def of(cls, model: ContinualModel, about: TrainingSet, bundle_: Path | None) -> Self | None:
+        """The ancestor in a bundle; None if the document wants a refit, or it has other features."""
+        if bundle_ is None or not goes_on(model, about, read_info(bundle_)):
+            return None
+        info = read_info(bundle_)
+        return cls(info, skops_file.loads((bundle_ / bundle.SKOPS).read_bytes(), info.package))
+
+    @property
+    def identity(self) -> str:
+        """Digest of it."""
+        return self.info.identity.digest
+
+    def fresh(self, training: Training, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows that are gone on with: of a partial fit, those it has not been fitted on."""
+        if training.update.kind != "partial-fit":
+            return rows
+        newer: pd.DataFrame = rows[rows[EVENT_TIMESTAMP] > self.info.trained_on[1]]
+        return newer
+
+    def span(self, training: Training, asked: pd.Series) -> tuple[datetime, datetime]:
+        """First and last instant of the rows that the model was fitted on in all, these the newest."""
+        first, last = self.info.trained_on
+        return (first, last) if training.update.kind == "recalibrate" else (min(first, asked.min()), asked.max())
+
+
+def read_info(bundle_: Path) -> TrainedModel:
+    """What a bundle says of itself."""
+    return TrainedModel.model_validate_json((bundle_ / bundle.INFO).read_bytes())
+
+
+def goes_on(model: ContinualModel, about: TrainingSet, before: TrainedModel) -> bool:
+    """Whether an update goes on from a model; else it is a refit."""
+    return model.spec.training.update.kind != "refit" and before.features == about.features
 
 
 def _part(about: TrainingSet, vectoriser: Vectoriser, rows: pd.DataFrame, name: str) -> Part:
@@ -87,6 +143,7 @@ def _write(
     learned: Learned,
     fitting: Part,
     out: Path,
+    before: Ancestor | None,
 ) -> TrainedModel:
     """Save, convert and describe what was learnt; gives what the bundle says of itself."""
     estimator = learned.estimator
@@ -98,11 +155,11 @@ def _write(
     info = TrainedModel(
         model=model.name,
         task=about.task,
-        identity=identify(model, about),
+        identity=identify(model, about, before.identity if before else ""),
         features=about.features,
         categories=categories,
         calibration=learned.calibration,
-        trained_on=(asked.min(), asked.max()),
+        trained_on=before.span(model.spec.training, asked) if before else (asked.min(), asked.max()),
         as_of=about.as_of,
         rows=len(fitting.rows),
         backend="onnx" if conversion.model is not None else "scikit-learn",
@@ -111,6 +168,7 @@ def _write(
         feature_service=model.spec.features.service,
         requirements=_requirements(onnx=conversion.model is not None),
         package=own_package(model),
+        parent=before.identity if before else "",
     )
     score = reference if conversion.model is None else bundle.onnx_score(conversion.model)
     answers = Bundle(out, info, score).predict(vectoriser.rows(probes))

@@ -18,8 +18,8 @@ LIBRARIES = ("numpy", "onnxruntime", "scikit-learn", "skl2onnx", "skops")
 """Whose versions shape the bytes of a fitted model."""
 
 
-def identify(model: ContinualModel, training_set: TrainingSet) -> Identity:
-    """The identity of the model that `fit` would make of these.
+def identify(model: ContinualModel, training_set: TrainingSet, parent: str = "") -> Identity:
+    """The identity of the model that `fit` would make of these, going on from the model of identity `parent`, if any.
 
     Documentation, labels, gates and serving options of the document are no part of it; source code of evergrow's
     fitting and of the estimator's own folder, versions of libraries, rows, features, parameters and seed are.
@@ -31,6 +31,7 @@ def identify(model: ContinualModel, training_set: TrainingSet) -> Identity:
         "service": model.spec.features.service,
         "training": training.dump(),
         "metric": model.spec.evaluation.gate.metric if training.search else None,
+        "parent": parent,
         "bounds": [training_set.as_of, training_set.calibration_from, training_set.holdout_from],
     }
     parameters = digest(shaping)

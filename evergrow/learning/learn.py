@@ -18,6 +18,7 @@ from evergrow.learning.bundle import Score, estimator_score
 from evergrow.learning.calibrate import calibrator, fit_calibration
 from evergrow.learning.losses import row_losses
 from evergrow.learning.search import Trial, search
+from evergrow.learning.update import gone_on
 from evergrow.spec.model import Training
 
 ENTRYPOINT = "spec.training.estimator.entrypoint"
@@ -59,7 +60,9 @@ class Learned:
         return lambda X: calibrated(raw(X))
 
 
-def learn(training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None) -> Learned:
+def learn(
+    training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None, ancestor: Any = None
+) -> Learned:
     """Fit and calibrate what a document describes, on one thread.
 
     Args:
@@ -68,13 +71,18 @@ def learn(training: Training, task: Task, metric: str, fitting: Rows, calibratin
         metric: what a search minimises: the gate's.
         fitting: rows to fit on.
         calibrating: rows to search and calibrate on; None: neither is done.
+        ancestor: the fitted estimator that an update goes on from; None: it is a refit, whatever the document says.
 
     Raises:
-        SpecError: the estimator cannot be built or fitted.
+        SpecError: the estimator cannot be built or fitted, or cannot go on.
     """
     with single_threaded():
-        parameters, trials = _parameters(training, task, metric, fitting, calibrating)
-        estimator = _fitted(training, task, parameters, fitting)
+        if ancestor is None or training.update.kind == "refit":
+            parameters, trials = _parameters(training, task, metric, fitting, calibrating)
+            estimator = _fitted(training, task, parameters, fitting)
+        else:
+            parameters, trials = training.estimator.parameters, ()
+            estimator = gone_on(training.update, ancestor, fitting.X, _labels(task, fitting.y))
         calibration = NO_CALIBRATION if calibrating is None else calibrate(training, estimator, calibrating)
     return Learned(estimator, parameters, calibration, trials)
 
@@ -107,14 +115,17 @@ def _parameters(
 
 def _fitted(training: Training, task: Task, parameters: Mapping[str, Any], fitting: Rows) -> Any:
     estimator = build_estimator(training, task, parameters)
-    y = fitting.y.astype(np.int64) if task == "binary-classification" else fitting.y
     try:
-        return estimator.fit(fitting.X, y)
+        return estimator.fit(fitting.X, _labels(task, fitting.y))
     except ValueError as error:
         raise SpecError(
             f"{ENTRYPOINT}: fitting failed: {error}",
             hint="missing features are NaN: put a SimpleImputer before an estimator that takes none",
         ) from error
+
+
+def _labels(task: Task, y: NDArray[np.float64]) -> NDArray[np.float64] | NDArray[np.int64]:
+    return y.astype(np.int64) if task == "binary-classification" else y
 
 
 def build_estimator(training: Training, task: Task, parameters: Mapping[str, Any]) -> Any:

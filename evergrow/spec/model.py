@@ -11,6 +11,7 @@ from evergrow.contracts import Instant, Task
 from evergrow.spec.base import Duration, Entrypoint, Name, Part, Word
 from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Condition, Rollout
+from evergrow.spec.updates import Refit, Update
 from evergrow.spec.windows import All, Window
 
 API_VERSION = "evergrow.dev/v1alpha1"
@@ -116,6 +117,9 @@ class Training(Part):
     """What is fitted."""
     window: Window = All()
     """Which of the labelled rows are fitted on."""
+    update: Update = Refit()
+    """What is trained again. All but a refit go on from the version that serves; without one of the same features they
+    are a refit, too."""
     calibration: Literal["none", "sigmoid", "isotonic"] = "none"
     """How scores become probabilities (classification only)."""
     calibration_length: Duration = Field(default="14d", validate_default=True)
@@ -124,6 +128,14 @@ class Training(Part):
     """Seeds everything random."""
     search: Search | None = None
     """Off unless given."""
+
+    @model_validator(mode="after")
+    def _update_fits(self) -> Self:
+        if self.update.kind == "recalibrate" and self.calibration == "none":
+            raise ValueError("`update` recalibrate needs a `calibration`")
+        if self.update.kind != "refit" and self.search is not None:
+            raise ValueError(f"`search` is for the update refit, found {self.update.kind}")
+        return self
 
 
 class Floor(Part):

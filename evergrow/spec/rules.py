@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from evergrow.spec.base import Part, write_duration
-from evergrow.spec.model import METRICS, ROW_LOSSES, Floor, ModelSpec, Monitoring, SearchRange
+from evergrow.spec.model import METRICS, ROW_LOSSES, Floor, ModelSpec, Monitoring, SearchRange, Training
 from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Canary, RolloutSpec
 from evergrow.spec.windows import Fixed
@@ -129,6 +129,18 @@ RULES: Mapping[type[Part], Mapping[str, Sequence[Rule]]] = {
         "_worth_fits_the_task": (_WORTH,),
         "_fairness_fits_the_task": (_FAIRNESS,),
         "_calibration_fits_the_task": (_CALIBRATION,),
+    },
+    Training: {
+        "_update_fits": (
+            Rule(
+                "has(self.calibration) && self.calibration != 'none'",
+                "`update` recalibrate needs a `calibration`",
+                at=".calibration",
+            ).only_if("has(self.update) && self.update.kind == 'recalibrate'"),
+            Rule(
+                "!has(self.search)", "`search` is for the update refit", found="self.update.kind", at=".search"
+            ).only_if("has(self.update) && self.update.kind != 'refit'"),
+        )
     },
     Fixed: {
         "_ordered": (

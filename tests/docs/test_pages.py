@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from evergrow.cli import app
 from evergrow.spec import parse
+from evergrow.spec.retraining import Retraining, Trigger
 from evergrow.spec.windows import Window
 from tests.docs.blocks import ROOT, blocks
 
@@ -90,6 +91,13 @@ def test_windows_on_pages_are_valid_and_each_kind_is_shown():
     shown = [yaml.safe_load(block.text)["window"] for block in blocks(page) if block.language == "yaml"]
     kinds = [TypeAdapter(Window).validate_python(window).kind for window in shown]
     assert sorted(kinds) == sorted(kind.model_fields["kind"].default for kind in get_args(get_args(Window)[0]))
+
+
+def test_triggers_on_pages_are_valid_and_each_kind_is_shown():
+    page = ROOT / "docs/how-to/run-the-loop.md"
+    shown = [yaml.safe_load(block.text)["retraining"] for block in blocks(page) if block.language == "yaml"]
+    kinds = [one.kind for policy in shown for one in Retraining.model_validate(policy).triggers]
+    assert sorted(kinds) == sorted(kind.model_fields["kind"].default for kind in get_args(get_args(Trigger)[0]))
 
 
 def test_every_decision_is_listed_with_its_title():

@@ -2,9 +2,14 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -23,6 +28,14 @@ def boosted_regressor(**parameters):
 
 def logistic(C=1.0):
     return make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(C=C))
+
+
+def boosted_in_rounds():
+    return make_pipeline(SimpleImputer(), GradientBoostingClassifier(n_estimators=10, max_depth=2))
+
+
+def by_gradient():
+    return make_pipeline(SimpleImputer(), StandardScaler(), SGDClassifier(loss="log_loss", alpha=0.01))
 
 
 def logistic_without_imputer():

@@ -181,3 +181,33 @@ def test_a_model_answers_for_each_day_by_the_labels_that_ever_came(folder, frame
     np.testing.assert_allclose([day.loss for day in found.days], by_day["sum"])
     age = (mine.event_timestamp - pd.Timestamp(now)).dt.total_seconds().sum() / 86_400
     assert sum(day.age for day in found.days) == pytest.approx(age)
+
+
+UPDATES = [
+    ({"kind": "recalibrate"}, "logistic"),
+    ({"kind": "warm-start"}, "logistic"),
+    ({"kind": "warm-start", "rounds": 5}, "boosted_in_rounds"),
+    ({"kind": "partial-fit", "passes": 3}, "by_gradient"),
+]
+
+
+@pytest.mark.parametrize(
+    ("update", "estimator"), UPDATES, ids=lambda one: one["kind"] if isinstance(one, dict) else one
+)
+def test_an_update_goes_on_as_the_pipelines_does(folder, frame, tmp_path, update, estimator):
+    model = small_document(
+        estimator=f"tests.example_model.estimator:{estimator}", training={"calibration": "sigmoid", "update": update}
+    )
+    ancestor, champion = None, ""
+    for days in (50, 64, 78):
+        now = START + timedelta(days=days)
+        as_live(model, frame, now, tmp_path / "set")
+        fit(model, tmp_path / "set", tmp_path / str(days), ancestor)
+        ancestor = tmp_path / str(days)
+        cut = done(folder, selected(model, now), Cut)
+        champion = done(folder, Fit.of(cut, model.spec.training, model.spec.task, "", champion), Fitted).model
+    bundle = Bundle.load(ancestor)
+    assert bundle.info.parent == Bundle.load(tmp_path / "64").info.identity.digest
+    ordered = frame.sort_values([EVENT_TIMESTAMP, "flight"], ignore_index=True)
+    found = scores(folder, champion, slice(None))
+    np.testing.assert_allclose(found, bundle.predict(bundle.columns(ordered)), atol=2e-6)
