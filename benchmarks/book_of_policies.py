@@ -42,7 +42,7 @@ from evergrow.spec.policies import PolicySet, Recommend
 
 PAGE = Path(__file__).parents[1] / "docs/explanation/book-of-policies.md"
 START, END = "<!-- tables -->", "<!-- /tables -->"
-DAYS, ROWS, SEEDS = 365, 200, 3
+DAYS, ROWS, SEEDS = 365, 120, 2
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "still": ("nothing changes", {}),
