@@ -125,6 +125,12 @@ class RolloutError(EvergrowError):
     exit_code = 11
 
 
+class LoopError(EvergrowError):
+    """The loop of a model is run by somebody else, or its book cannot be gone on with."""
+
+    exit_code = 12
+
+
 class RequestError(EvergrowError):
     """A prediction request cannot be answered as it is; the caller must mend it (HTTP 4xx)."""
 

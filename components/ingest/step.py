@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evergrow.contracts import instant
-from evergrow.data.ingest import ingest
+from evergrow.data.ingest import ingest, source_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
-from evergrow.errors import SpecError
-from evergrow.importing import load_object
 from evergrow.integrations.object_store import mirrored
 from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
@@ -21,11 +19,7 @@ from evergrow.spec import parse
 def main(spec: str, as_of: str, snapshot: str) -> str:
     """Ingest what the document's source knows up to `as_of`; writes the report to `snapshot`, returns its digest."""
     document = parse(spec)
-    given = document.spec.source
-    try:
-        source = load_object(given.entrypoint, "spec.source.entrypoint")(**given.options)
-    except TypeError as error:
-        raise SpecError(f"spec.source.options: {given.entrypoint} does not take them: {error}") from error
+    source = source_of(document.spec.source)
     environment = Environment.read()
     with mirrored(environment, f"data/{document.name}"):
         lake = Lake(environment.data(document.name))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evergrow.cli import backtest, cluster, models, pipelines, predictions, rollouts, serving, specs, watch
+from evergrow.cli import backtest, cluster, loop, models, pipelines, predictions, rollouts, serving, specs, watch
 from evergrow.errors import EvergrowError, as_text
 
 HELP = """Keeps machine-learning models alive in production: trains, gates, serves and scores from one document.
@@ -17,7 +17,7 @@ State is kept below EVERGROW_HOME (default .evergrow).
 
 Exit codes: 0 done; 1 unexpected; 2 a document, argument or request is wrong; 3 data; 4 feature store; 5 registry;
 6 a pipeline step; 7 serving; 8 the object store; 9 the cluster; 10 the gate did not pass (only with --require-pass);
-11 a rollout.
+11 a rollout; 12 a loop.
 """
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(specs.app, name="spec")
 pipelines.add_to(app)
+app.add_typer(loop.app, name="loop")
 backtest.add_to(app)
 serving.add_to(app)
 rollouts.add_to(app)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +13,9 @@ import typer
 
 from evergrow.cli.output import Output, OutputOption, Steps, show
 from evergrow.environment import Environment
-from evergrow.errors import PipelineError, SpecError
+from evergrow.errors import SpecError
 
 if TYPE_CHECKING:
-    from evergrow.contracts import EvaluationReport
-    from evergrow.integrations.kubeflow import Run
     from evergrow.spec import ContinualModel
     from evergrow.spec.environment import EnvironmentSpec
 
@@ -127,7 +123,7 @@ def report(
         typer.launch(path.as_uri())
 
 
-def read_as_of(text: str | None) -> str:
+def read_as_of(text: str | None, option: str = "--as-of") -> str:
     """The instant an option names, or now; as ISO 8601 in UTC.
 
     Raises:
@@ -139,7 +135,7 @@ def read_as_of(text: str | None) -> str:
         return (instant(text) if text else datetime.now(UTC)).isoformat()
     except ValueError as error:
         raise SpecError(
-            f"--as-of: must be ISO 8601, found {text!r}", hint='such as "2013-10-01" or "2013-10-01T12:00:00+02:00"'
+            f"{option}: must be ISO 8601, found {text!r}", hint='such as "2013-10-01" or "2013-10-01T12:00:00+02:00"'
         ) from error
 
 
@@ -164,52 +160,10 @@ def run_pipeline(
     Raises:
         PipelineError: a step failed; or the gate passed and yet nothing was deployed.
     """
-    from evergrow import runs
-    from evergrow.integrations.kubeflow import LocalRunner
+    from evergrow.integrations import pipeline_runs
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
-        # What is online has no as-of of its own: another materialization may have come in between. Nor has what was
-        # answered: predictions of the past are still being shipped. In an environment of a cluster nothing here
-        # outlives the run; whoever submits it finds out whether it was done.
-        once = pipeline in (Pipeline.TRAINING, Pipeline.BATCH_SCORING) and environment.store is None
-        if (
-            once
-            and not again
-            and (told := runs.recall(environment, pipeline, document, as_of, _champion(environment, document)))
-        ):
-            steps.say(
-                f"done already, in {told['run']}: nothing that it reads has changed (--again runs it all the same)"
-            )
-            return told
-        done = LocalRunner(environment, place).run(
-            f"pipelines.{pipeline}:{pipeline}", {"spec": json.dumps(document.dump()), "as_of": as_of}, steps
-        )
-    summary: dict[str, Any] = {"pipeline": str(pipeline), "model": document.name, "as_of": as_of}
-    summary |= {"seconds": round(done.seconds, 1), "run": str(done.folder)}
-    if pipeline is Pipeline.TRAINING:
-        summary |= _trained(environment, document, as_of, done)
-    if pipeline is Pipeline.BATCH_SCORING:
-        summary |= _scored(environment, Path(done.returned["commit"]))
-    if pipeline is Pipeline.MONITORING:
-        summary |= _watched(environment, document, done)
-    if once:
-        runs.remember(environment, pipeline, document, as_of, summary, _made(summary))
-    return summary
-
-
-def _champion(environment: Environment, document: ContinualModel) -> Callable[[], int | None]:
-    def ask() -> int | None:
-        from evergrow.integrations.mlflow import MlflowRegistry
-
-        champion = MlflowRegistry(environment).resolve(document.name, "champion")
-        return champion.version if champion else None
-
-    return ask
-
-
-def _made(summary: Mapping[str, Any]) -> list[Path]:
-    named = [Path(summary[key]) for key in ("report", "serving", "predictions") if summary.get(key)]
-    return [*named, *(part for path in named if path.is_dir() for part in path.rglob("*") if part.is_file())]
+        return pipeline_runs.run_pipeline(environment, pipeline, document, as_of, steps, again=again, place=place)
 
 
 def _place(environment: Environment) -> EnvironmentSpec:
@@ -227,67 +181,6 @@ def _place(environment: Environment) -> EnvironmentSpec:
             hint="from outside of a cluster: `evergrow submit ... --env dev --runner pods`",
         )
     return place
-
-
-def _watched(environment: Environment, document: ContinualModel, done: Run) -> dict[str, Any]:
-    from evergrow import reports
-    from evergrow.monitoring.watch import Watch, decide
-
-    watch = Watch.load(done.artifact("observe", "watch"))
-    kept = reports.keep_watch(environment, watch, decide(watch), done.artifact("decide", "page").read_text("utf-8"))
-    return {
-        "action": done.returned["decide"],
-        "alarms": int(done.returned["observe"]),
-        "reasons": list(decide(watch).reasons),
-        "numbers": watch.numbers(),
-        "report": str(kept[-1]),
-    }
-
-
-def _scored(environment: Environment, predictions: Path) -> dict[str, Any]:
-    from evergrow.integrations.object_store import copy_here
-
-    marker = predictions / "_SUCCESS"
-    copy_here(environment, marker)
-    plan = json.loads(marker.read_text(encoding="utf-8"))["plan"]
-    return {"predictions": str(predictions), "champion": plan["version"]}
-
-
-def _trained(environment: Environment, document: ContinualModel, as_of: str, done: Run) -> dict[str, Any]:
-    from evergrow.contracts import EvaluationReport
-
-    judged = EvaluationReport.model_validate_json((done.artifact("evaluate", "report") / "report.json").read_bytes())
-    # A branch that KFP could not decide is skipped, and the run is green all the same.
-    if judged.verdict.outcome == "pass" and "deploy" not in done.returned:
-        raise PipelineError(
-            "the gate passed, and yet the deploy step did not run", hint=f"see {done.folder / 'log.txt'}"
-        )
-    version = int(done.returned["register"])
-    champion = version if "deploy" in done.returned else int(judged.champion) if judged.champion.isdigit() else None
-    pages = done.artifact("evaluate", "page"), done.artifact("build_training_set", "exploration")
-    return {
-        "version": version,
-        "champion": champion,
-        "identity": done.returned["train"],
-        "verdict": judged.verdict.model_dump(),
-        "metrics": _metrics(judged),
-        "serving": done.returned.get("deploy"),
-        "report": str(_kept(environment, document, as_of, *pages)),
-    }
-
-
-def _kept(environment: Environment, document: ContinualModel, as_of: str, *pages: Path) -> Path:
-    from evergrow import reports
-    from evergrow.integrations.object_store import publish
-
-    report = reports.keep(environment, document.name, as_of, *pages)
-    for page in report.parent.iterdir():
-        publish(environment, page)
-    return report
-
-
-def _metrics(judged: EvaluationReport) -> dict[str, dict[str, float]]:
-    return {m.name: {"value": m.value, "low": m.low, "high": m.high} for m in judged.metrics}
 
 
 def _told(summary: dict[str, Any]) -> str:

@@ -17,8 +17,10 @@ from evergrow.contracts import Instant, Value, digest
 from evergrow.data import upstream
 from evergrow.data.lake import Lake
 from evergrow.data.schema import Table
-from evergrow.errors import DataError, UpstreamError
+from evergrow.errors import DataError, SpecError, UpstreamError
+from evergrow.importing import load_object
 from evergrow.ports import Source
+from evergrow.spec.model import SourceSpec
 
 REASON = "reason"
 # A source that sends mostly rows that break the rules has changed; that is no matter of single rows.
@@ -51,6 +53,19 @@ class IngestReport(Value):
     def kept(self) -> int:
         """Rows added to the lake."""
         return sum(t.kept for t in self.tables)
+
+
+def source_of(given: SourceSpec) -> Source:
+    """The source that a document names.
+
+    Raises:
+        SpecError: it does not exist, or does not take its options.
+    """
+    try:
+        source: Source = load_object(given.entrypoint, "spec.source.entrypoint")(**given.options)
+    except TypeError as error:
+        raise SpecError(f"spec.source.options: {given.entrypoint} does not take them: {error}") from error
+    return source
 
 
 def ingest(source: Source, lake: Lake, until: datetime, progress: Progress = lambda _: None) -> IngestReport:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +86,16 @@ class LocalRunner:
     Given an environment of a cluster, each step runs there in a Pod of its own instead.
 
     KFP's orchestrator lives in a child process, because it takes over standard output, `print` and the root
-    logger; all it says goes to the run's log.
+    logger; all it says goes to the run's log. With its steps it is a process group of its own, which ends as a whole
+    when we are told to stop. If we are killed it goes on to its end, and keeps the descriptors it `inherits` till then.
     """
 
-    def __init__(self, environment: Environment, place: EnvironmentSpec | None = None) -> None:
+    def __init__(
+        self, environment: Environment, place: EnvironmentSpec | None = None, inherits: Sequence[int] = ()
+    ) -> None:
         self.environment = environment
         self.place = place
+        self.inherits = inherits
 
     def run(self, pipeline: str, arguments: Mapping[str, Any], watch: Callable[[Event], None] = lambda _: None) -> Run:
         """Run "package.module:pipeline" and hand each event of its steps to `watch` as it happens.
@@ -121,6 +127,8 @@ class LocalRunner:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=self._variables(folder),
+                pass_fds=self.inherits,
+                process_group=0,
             )
 
     def _variables(self, folder: Path) -> dict[str, str]:
@@ -159,7 +167,8 @@ class LocalRunner:
                     return code
                 time.sleep(0.05)
         except BaseException:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
 

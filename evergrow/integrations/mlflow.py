@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from evergrow.audit import AuditLog, Promotion
-from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel
+from evergrow.contracts import EvaluationReport, ModelVersion, TrainedModel, instant
 from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, RegistryError
 from evergrow.integrations.object_store import mirrored
@@ -162,6 +162,12 @@ class MlflowRegistry:
             return ""
         with tempfile.TemporaryDirectory() as scratch:
             return self._download(f"runs:/{version.run_id}/{CARD}", Path(scratch)).read_text(encoding="utf-8")
+
+    @translated
+    def as_of(self, version: ModelVersion) -> datetime:
+        """As of when a version's training data was known."""
+        parameters = self._client.get_run(version.run_id).data.params
+        return instant(parameters["as_of"])
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

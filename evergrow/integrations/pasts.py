@@ -8,11 +8,10 @@ from pathlib import Path
 from evergrow.backtest.past import ABOUT, Past
 from evergrow.backtest.tasks import PAST
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, digest
-from evergrow.data.ingest import Progress, ingest
+from evergrow.data.ingest import Progress, ingest, source_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import SpecError
-from evergrow.importing import load_object
 from evergrow.simulation.worlds import LABEL, TRUTH, World, draw
 from evergrow.spec import ContinualModel
 
@@ -39,13 +38,8 @@ def own_past(
     """
     from evergrow.integrations.feast import FeastStore
 
-    given, spec = document.spec.source, document.spec
-    try:
-        source = load_object(given.entrypoint, "spec.source.entrypoint")(**given.options)
-    except TypeError as error:
-        raise SpecError(f"spec.source.options: {given.entrypoint} does not take them: {error}") from error
-    lake = Lake(environment.data(document.name))
-    ingested = ingest(source, lake, as_of, told)
+    spec, lake = document.spec, Lake(environment.data(document.name))
+    ingested = ingest(source_of(spec.source), lake, as_of, told)
     store = FeastStore(environment)
     store.apply()
     key = digest([ingested.digest, store.digest(spec.features.service), spec.label.column, late.total_seconds()])

@@ -1,0 +1,132 @@
+"""What a book says, and what is decided by: all of it follows from the entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import takewhile
+
+from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Said, Thawed
+from evergrow.spec.retraining import Retraining
+from evergrow.triggers.decide import Retrain
+from evergrow.triggers.history import Champion, History, Instants, Look, Request, Trained
+from evergrow.triggers.restraint import wait
+
+FRUITLESS = 3
+"""So many trainings in a row without a new champion are worth a warning."""
+
+
+def newest_decision(book: Sequence[Entry]) -> Retrain | None:
+    """The last one; None: nothing was decided yet."""
+    return next((one.decision for one in reversed(book) if isinstance(one, Decided)), None)
+
+
+def trainings(book: Sequence[Entry]) -> Sequence[tuple[Began, Ended | None]]:
+    """Each that was begun, and how it ended; None: it has not."""
+    ended = {one.number: one for one in book if isinstance(one, Ended)}
+    return [(one, ended.get(one.number)) for one in book if isinstance(one, Began)]
+
+
+def under_way(book: Sequence[Entry]) -> Began | None:
+    """The training that was begun and has not ended."""
+    return next((began for began, ended in trainings(book) if ended is None), None)
+
+
+def to_begin(book: Sequence[Entry], now: datetime) -> Retrain | None:
+    """The newest decision, if it is to train, and that was not begun; None if there is nothing to begin.
+
+    Who wrote it was killed right after; if somebody froze the loop since then, it is not begun any more.
+    """
+    decision = newest_decision(book)
+    if decision is None or not decision.train or decision.as_of > now or frozen(book, now):
+        return None
+    began = any(isinstance(one, Began) and one.by == decision.as_of for one in book)
+    return None if began or under_way(book) else decision
+
+
+def frozen(book: Sequence[Entry], now: datetime) -> str:
+    """Who wants nothing to be begun, since when and why; empty: nobody."""
+    said = [one for one in book if isinstance(one, Froze | Thawed) and one.at <= now]
+    last = max(reversed(said), key=lambda one: one.at, default=None)
+    if not isinstance(last, Froze):
+        return ""
+    return f"by {last.by} since {last.at:%Y-%m-%d %H:%M}{f': {last.reason}' if last.reason else ''}"
+
+
+def unheard(book: Sequence[Entry], now: datetime) -> bool:
+    """Whether somebody has said something since the newest decision, which does not heed it."""
+    last = newest_decision(book)
+    return any(isinstance(one, Said) and one.at <= now and (last is None or one.at > last.as_of) for one in book)
+
+
+def trained(book: Sequence[Entry]) -> tuple[Trained, ...]:
+    """Trainings as triggers know them."""
+    return tuple(
+        Trained(began.at) if ended is None else Trained(began.at, ended.at, ended.outcome, ended.cpu_hours)
+        for began, ended in trainings(book)
+    )
+
+
+def requests(book: Sequence[Entry]) -> tuple[Request, ...]:
+    """What was asked for, in the order of its time."""
+    asked = [Request(one.at, one.by, one.reason) for one in book if isinstance(one, Asked)]
+    return tuple(sorted(asked, key=lambda one: one.at))
+
+
+def serving(book: Sequence[Entry], champion: Champion | None) -> Champion | None:
+    """The champion, with the instants that the book has for it if a training of the loop made it.
+
+    A training on the same rows gives the same version: its data was cut when it was last trained so.
+    """
+    if champion is None:
+        return None
+    made = [
+        (began, ended)
+        for began, ended in trainings(book)
+        if ended is not None and ended.outcome == "promoted" and ended.version == champion.version
+    ]
+    return replace(champion, cut=made[-1][0].at, since=made[0][1].at) if made else champion
+
+
+def history(
+    book: Sequence[Entry], champion: Champion | None, known: Instants | None, look: Look | None, now: datetime
+) -> History:
+    """What `decide` goes by.
+
+    Args:
+        book: of the model.
+        champion: who serves, by the registry.
+        known: when labels became known, as `History` has it.
+        look: monitoring's newest.
+        now: the instant; freezes of later do not count.
+    """
+    serves = serving(book, champion)
+    return History(
+        champions=() if serves is None else (serves,),
+        known=known,
+        looks=() if look is None else (look,),
+        trained=trained(book),
+        requests=requests(book),
+        frozen=frozen(book, now),
+    )
+
+
+def fruitless(book: Sequence[Entry]) -> int:
+    """How many trainings in a row have brought no champion, up to the last that ended."""
+    ended = [one for one in book if isinstance(one, Ended)]
+    return len(list(takewhile(lambda one: one.outcome != "promoted", reversed(ended))))
+
+
+def not_before(retraining: Retraining, book: Sequence[Entry]) -> datetime | None:
+    """Until when nobody but who asks has a training begun, after the last one; None: there was none."""
+    ended = [one.at for one in book if isinstance(one, Ended)]
+    return max(ended) + wait(retraining, trained(book)) if ended else None
+
+
+def warning(retraining: Retraining, book: Sequence[Entry]) -> str:
+    """That challengers keep failing; empty: they do not."""
+    tried, until = fruitless(book), not_before(retraining, book)
+    if tried < FRUITLESS or until is None:
+        return ""
+    return f"challengers keep failing: {tried} in a row; nothing is begun before {until:%Y-%m-%d %H:%M}"
