@@ -188,8 +188,12 @@ def _decoded(each: Object) -> Object:
 
 
 def _masked(text: str) -> str:
-    """Checksums are 64 hexadecimal digits; generated passwords and keys 20 to 40 letters and digits of all kinds."""
+    """Checksums are 64 hexadecimal digits; generated passwords a p and 31 letters and digits, whichever come.
+
+    Generated keys are 20 to 40 letters and digits of all kinds.
+    """
     text = re.sub(r"\b[0-9a-f]{64}\b", "<checksum>", text)
+    text = re.sub(r"\bp[A-Za-z0-9]{31}\b", "<generated>", text)
     return re.sub(r"\b(?=\w*[0-9])(?=\w*[a-z])(?=\w*[A-Z])[A-Za-z0-9]{20,40}\b", "<generated>", text)
 
 

@@ -48,6 +48,11 @@ def test_a_golden_file_is_written_when_asked_and_compared_otherwise(
         assert_golden([CONFIG, SECRET], golden)
 
 
+def test_golden_text_masks_a_password_that_happens_to_have_no_digit() -> None:
+    secret = {"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"password": "p" + "aB" * 15 + "c"}}
+    assert "password: <generated>" in golden_text([secret])
+
+
 def test_golden_text_masks_what_is_generated_and_shows_the_rest() -> None:
     text = golden_text([SECRET, CONFIG])
     assert "password: <generated>" in text

@@ -56,6 +56,8 @@ def start(world: World, *arguments: str) -> subprocess.Popen[bytes]:
     places = {
         "EVERGROW_HOME": str(world.environment.home),
         "EVERGROW_FEATURE_REPO": str(world.environment.feature_repo),
+        # MLflow leaves its own in the environment of a process that has used it.
+        "MLFLOW_TRACKING_URI": world.environment.tracking_uri,
         "OMP_NUM_THREADS": "1",
     }
     with (world.environment.home.parent / "log.txt").open("ab") as log:
