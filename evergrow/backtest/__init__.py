@@ -2,10 +2,11 @@
 
 policies.py  the policies of a PolicySet, each a whole document
 past.py      what happened: rows, features as of each, labels and when they became known
-cuts.py      which rows a training as of an instant has
-tasks.py     what costs time, each a pure function with a key: select, fit, score, look, judge
+tasks.py     what costs time, each a pure function with a key: select, fit, judge, serve
+looks.py     the same of what monitoring would have seen: when days are matured, harm, drift
 work.py      tasks done once, whoever asks, in this process or in several, and kept
 replay.py    one policy, instant by instant
+run.py       all policies of a set
 results.py   what became of each policy
 choose.py    which policy to take, and how that did on days that it was not chosen by
 compare.py   quality, regret, Pareto front, significance of all of them

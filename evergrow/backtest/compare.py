@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,12 @@ from evergrow.backtest.choose import (
     mean_of,
     recommend,
 )
-from evergrow.backtest.results import Result, Results, age_of, judged_days
+from evergrow.backtest.results import Results, judged_days
 from evergrow.contracts import Value
 from evergrow.errors import NotEnoughData
 from evergrow.spec.policies import Recommend
 
 Floats = NDArray[np.float64]
-Days = NDArray[np.int64]
 
 
 class Standing(Value):
@@ -84,27 +83,25 @@ def compare(results: Results, rule: Recommend) -> Comparison:
     reference = next((i for i, one in enumerate(kept) if one.policy == results.reference), None)
     if reference is None:
         raise NotEnoughData(f"the reference {results.reference} served nobody for half of the time")
-    standings = _standings(results, kept, tables, days, reference)
-    stretch = Stretch(tuple(kept), days, tables)
+    whole = Stretch(tuple(kept), days, tables)
+    standings = _standings(results, whole, reference)
     return Comparison(
         model=results.model, metric=results.metric, days=(int(days[0]), int(days[-1])), judged=len(days),
-        rows=int(tables[0, 0].sum()), reference=results.reference, left_out=tuple(late),
+        rows=int(whole.rows.sum()), reference=results.reference, left_out=tuple(late),
         standings=tuple(sorted(standings, key=lambda one: (one.loss, one.trainings, one.policy))),
-        recommended=recommend(stretch, reference, rule),
-        frugal=frugal(stretch, reference, rule),
+        recommended=recommend(whole, reference, rule),
+        frugal=frugal(whole, reference, rule),
     )  # fmt: skip
 
 
-def _standings(results: Results, kept: Sequence[Result], tables: Floats, days: Days, reference: int) -> list[Standing]:
-    rows, losses = tables[0, 0], tables[:, 1]
-    means = losses.sum(axis=1) / rows.sum()
+def _standings(results: Results, whole: Stretch, reference: int) -> list[Standing]:
+    rows, losses, means = whole.rows, whole.losses, whole.means
     best, oracle = float(means.min()), float(losses.min(axis=0).sum() / rows.sum())
-    begun = [one.trained(int(days[0]), int(days[-1]) + 1) for one in kept]
-    counts = np.array([len(trained) for trained in begun])
-    front = pareto(counts, means)
+    first, last = int(whole.days[0]), int(whole.days[-1]) + 1
+    front = pareto(np.array(whole.trainings), means)
     found = []
-    for i, (one, trained) in enumerate(zip(kept, begun, strict=True)):
-        quality = mean_of(losses[i], rows)
+    for i, one in enumerate(whole.kept):
+        trained, quality = one.trained(first, last), mean_of(losses[i], rows)
         outcomes = [training.outcome for training in trained]
         fitted = sum(training.rows for training in trained)
         found.append(
@@ -113,7 +110,7 @@ def _standings(results: Results, kept: Sequence[Result], tables: Floats, days: D
                 high=quality.upper(TAIL), regret=float(means[i]) - best, beyond=float(means[i]) - oracle,
                 trainings=len(trained), promoted=outcomes.count("promoted"), rejected=outcomes.count("rejected"),
                 failed=outcomes.count("failed"), rows_fitted=fitted, cost=fitted / 1e6 * results.million_rows,
-                worth=float(tables[i, 2].sum()), staleness=age_of(tables[i]).total_seconds() / 86_400,
+                worth=float(whole.tables[i, 2].sum()), staleness=float(whole.tables[i, 3].sum() / rows.sum()),
                 against=difference(losses[i], losses[reference], rows), front=bool(front[i]),
             )
         )  # fmt: skip

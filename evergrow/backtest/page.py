@@ -57,7 +57,6 @@ def render(results: Results, found: Comparison, what_if: WhatIf) -> str:
         curves=_curves(results, found) if found.judged >= SMOOTH else None,
         keys=list(zip(shown(found), STYLES, strict=False)),
         trained=_trained(results, found),
-        span=timedelta(days=found.days[1] - found.days[0] + 1),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,8 +124,3 @@ def judged_days(results: Sequence[Result]) -> tuple[NDArray[np.int64], list[str]
     begun = max(min(days) for days in kept) + 1 if kept else 0
     shared = set.intersection(*kept) if kept else set()
     return np.array([day for day in sorted(shared) if day >= begun], np.int64), late
-
-
-def age_of(sums: Floats) -> timedelta:
-    """Mean age of the data of the model that answered, from a table of days."""
-    return timedelta(days=float(sums[3].sum() / sums[0].sum()))

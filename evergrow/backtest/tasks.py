@@ -69,8 +69,6 @@ class Cut(Value):
 
     rows: str = Field(default="", description="content key of the rows and their labels; names a file of CUTS")
     fit: int = Field(default=0, description="rows fitted on")
-    as_of: int = 0
-    holdout_from: int = 0
     fault: str = Field(default="", description="why there is nothing to fit on")
 
 
@@ -103,19 +101,19 @@ class Select(Work):
         asked = past.asked[: len(y)]
         labelled = np.flatnonzero(~np.isnan(y))
         if not len(labelled):
-            return Cut(as_of=self.as_of, fault="no row has a label yet")
+            return Cut(fault="no row has a label yet")
         span = round((self.holdout + self.calibration) / timedelta(microseconds=1))
         second = int(asked[labelled[-1]]) - round(self.holdout / timedelta(microseconds=1))
         first = int(asked[labelled[-1]]) - span
         if asked[labelled[0]] >= first:
             told = "labelled rows do not span more than evaluation.holdout plus training.calibrationLength"
-            return Cut(as_of=self.as_of, fault=told)
+            return Cut(fault=told)
         end = first if self.calibrates else second
         fit = labelled[(asked[labelled] < end) & (known[labelled] <= end)]
         fit = fit[self._chosen(past, asked, y, fit, first)]
         calibration = labelled[(asked[labelled] >= end) & (asked[labelled] < second) & (known[labelled] <= second)]
         holdout = labelled[asked[labelled] >= second]
-        return self._kept(folder, y, fit, calibration, holdout, second)
+        return self._kept(folder, y, fit, calibration, holdout)
 
     def _chosen(self, past: Past, asked: NDArray[np.int64], y: Floats, rows: NDArray[np.int64], until: int) -> Mask:
         """Of rows that may be fitted on, those of the window; what is after its end stays."""
@@ -129,7 +127,7 @@ class Select(Work):
         mask[: len(before)] = select(self.window, candidates, end, self.task, self.metric, self.seed)
         return mask
 
-    def _kept(self, folder: Path, y: Floats, fit: Numbers, calibration: Numbers, holdout: Numbers, second: int) -> Cut:
+    def _kept(self, folder: Path, y: Floats, fit: Numbers, calibration: Numbers, holdout: Numbers) -> Cut:
         given = {"fit": fit, "calibration": calibration, "holdout": holdout}
         parts: dict[str, Any] = {name: found.astype(np.int32) for name, found in given.items()}
         parts |= {f"{name}_y": y[found] for name, found in given.items()}
@@ -138,7 +136,7 @@ class Select(Work):
         path = folder / CUTS / f"{rows}.npz"
         if not path.exists():
             _save(path, parts)
-        return Cut(rows=rows, fit=len(fit), as_of=self.as_of, holdout_from=second)
+        return Cut(rows=rows, fit=len(fit))
 
 
 class Fitted(Value):

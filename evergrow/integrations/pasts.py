@@ -12,6 +12,7 @@ from evergrow.data.ingest import Progress, ingest, source_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import SpecError
+from evergrow.learning.identity import code_digest, place_of, source_digest
 from evergrow.simulation.worlds import LABEL, TRUTH, World, draw
 from evergrow.spec import ContinualModel
 
@@ -42,7 +43,9 @@ def own_past(
     ingested = ingest(source_of(spec.source), lake, as_of, told)
     store = FeastStore(environment)
     store.apply()
-    key = digest([ingested.digest, store.digest(spec.features.service), spec.label.column, late.total_seconds()])
+    key = digest(
+        [ingested.digest, store.digest(spec.features.service), spec.label.column, late.total_seconds(), _code(document)]
+    )
     folder = environment.backtests(document.name) / key[:SHORT]
     if not (folder / PAST / ABOUT).exists():
         examples = lake.read("examples")
@@ -61,10 +64,15 @@ def simulated_past(document: ContinualModel, environment: Environment, world: Wo
     """
     if document.spec.task != "binary-classification":
         raise SpecError(f"--world: is a binary classification, and {document.name} a {document.spec.task}")
-    key = digest([world.dump(), late.total_seconds()])
+    key = digest([world.dump(), late.total_seconds(), _code(document)])
     folder = environment.backtests(document.name) / f"world-{key[:SHORT]}"
     if not (folder / PAST / ABOUT).exists():
         rows = draw(world).drop(columns=TRUTH)
         features = [name for name in rows.columns if name not in (EVENT_TIMESTAMP, KNOWN_AT, LABEL)]
         Past.of("binary-classification", LABEL, features, rows, late).save(folder / PAST)
     return folder
+
+
+def _code(document: ContinualModel) -> list[str]:
+    """What work that is kept was done by: ours, the estimator's own folder, and libraries. Another does it anew."""
+    return [code_digest(document), source_digest(place_of("evergrow"))]
