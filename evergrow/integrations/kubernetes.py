@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
@@ -177,20 +176,23 @@ class Kubernetes:
     ) -> Any:
         from kubernetes.client import ApiException
 
-        request = functools.partial(
-            self.client.call_api,
-            path,
-            method,
-            query_params=query or [],
-            header_params={"Content-Type": content_type, "Accept": "*/*" if text else "application/json"},
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _return_http_data_only=True,
-            _request_timeout=(5, 30),
-        )
+        def answer() -> bytes:  # all of it: a connection may be lost in the middle
+            response = self.client.call_api(
+                path,
+                method,
+                query_params=query or [],
+                header_params={"Content-Type": content_type, "Accept": "*/*" if text else "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=(5, 30),
+            )
+            data: bytes = response.data
+            return data
+
         try:
-            raw = patiently(request, self.patience).data
+            raw = patiently(answer, self.patience)
         except ApiException as error:
             # A log that is asked for before the container runs is refused as a bad request.
             if (absent_is_none and error.status == 404) or (text and error.status == 400):

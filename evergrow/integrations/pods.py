@@ -131,7 +131,8 @@ class PodRunner:
             number = next(self.numbers)
             ended = self._once(f"{self.run}-{name.replace('_', '-')}-{number}", name, image, told, how, number)
             if ended.ok:
-                self._bring_output(command, told)
+                ended = self._brought(command, told)
+            if ended.ok:
                 return True
             if not ended.lost or attempt == how.retries:
                 self._tell(Event(step=name, process=number, at=time.time(), what="failed", **_described(ended.error)))
@@ -189,6 +190,14 @@ class PodRunner:
 
     def _tell(self, event: Event) -> None:
         Journal(self.folder).write(event)
+
+    def _brought(self, command: list[str], told: list[str]) -> Ended:
+        """Bring what the step has kept here; if the store does not give it, another pod would not help."""
+        try:
+            self._bring_output(command, told)
+        except StoreError as error:
+            return Ended(False, error)
+        return Ended(True)
 
     def _bring_output(self, command: list[str], told: list[str]) -> None:
         """Put what KFP's orchestrator reads of a step where it looks for it."""

@@ -36,6 +36,10 @@ class FakeServer:
         """JSON, or text; raises Refusal."""
         raise NotImplementedError
 
+    def cut(self, content: bytes) -> bytes:
+        """What of an answer gets through."""
+        return content
+
     @property
     def url(self) -> str:
         assert self._server is not None
@@ -82,7 +86,7 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/plain" if isinstance(told, str) else "application/json")
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(fake.cut(text.encode()))
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from obstore.store import MemoryStore
 
-from evergrow.errors import ClusterError, DataError, PipelineError, RegistryError
+from evergrow.errors import ClusterError, DataError, PipelineError, RegistryError, StoreError
 from evergrow.integrations import pod_step, pods
 from evergrow.integrations.kubernetes import POD
 from evergrow.integrations.object_store import ObjectStore
@@ -97,6 +97,17 @@ def test_a_step_that_ends_well_leaves_its_output_where_kfp_looks_for_it(run, tmp
     assert ok
     output = tmp_path / "artifacts/training-1/train/executor_output.json"
     assert json.loads(output.read_text())["artifacts"] == f"{tmp_path}/artifacts/training-1/train/model"
+
+
+def test_a_store_that_does_not_give_what_a_step_kept_is_told_as_the_steps_failure(run, monkeypatch):
+    def refuses(self, name):
+        raise StoreError(f"reading {name}: the store does not answer", hint="is it up?")
+
+    monkeypatch.setattr(ObjectStore, "read", refuses)
+    ok, runner = run(succeeds(said(Event(step="train", process=7, at=1.0, what="started"))))
+    last = events(runner)[-1]
+    assert (ok, last.what, last.error, last.hint) == (False, "failed", "StoreError", "is it up?")
+    assert len(runner.kubernetes.made) == 1, "the step has done its work: another pod would do it twice"
 
 
 def test_the_pod_is_told_paths_of_its_own(run, tmp_path):
