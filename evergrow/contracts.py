@@ -61,6 +61,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
 class Value(BaseModel):
     """Base of everything that flows: frozen, closed, JSON in and out."""
 
@@ -130,6 +134,13 @@ class Identity(Value):
         return digest(self.model_dump())
 
 
+class SetAside(Value):
+    """Which rows are set aside for good: a share of all, drawn by when each was asked for and by its keys."""
+
+    share: float
+    keys: tuple[str, ...]
+
+
 class TrainingSet(Value):
     """Rows with features and labels as they were known at `as_of`.
 
@@ -146,13 +157,16 @@ class TrainingSet(Value):
     features: tuple[Feature, ...]
     slices: tuple[str, ...] = ()
     rows: int
-    first: Instant = Field(description="earliest event_timestamp")
+    first: Instant = Field(description="earliest event_timestamp of a row that is not set aside")
     last: Instant = Field(description="latest event_timestamp")
     holdout_from: Instant = Field(description="rows from here on are held out: never fitted or calibrated on")
     calibration_from: Instant = Field(description="rows from here to holdout_from calibrate probabilities")
     data_digest: str
     features_digest: str
     source_digest: str = Field(description="digest of the lake the rows came from")
+    set_aside: SetAside | None = Field(
+        default=None, exclude_if=_none, description="which rows before the holdout are never fitted or calibrated on"
+    )
 
 
 class Golden(Value):
@@ -188,6 +202,9 @@ class TrainedModel(Value):
     feature_service: str
     requirements: tuple[str, ...] = Field(description="name==version of what is needed to load and predict")
     parent: str = Field(default="", description="identity of the model that its training went on from; empty: none")
+    set_aside: SetAside | None = Field(
+        default=None, exclude_if=_none, description="rows that neither it nor what it went on from was fitted on"
+    )
 
 
 class Metric(Value):
@@ -206,6 +223,22 @@ class Slice(Value):
     column: str
     value: str
     metrics: tuple[Metric, ...]
+
+
+class Transfer(Value):
+    """What a challenger has kept of an earlier period, on rows of it that are set aside."""
+
+    since: Instant
+    until: Instant
+    slice: str = Field(default="", description='"origin=EWR"; empty: all rows')
+    rows: int
+    loss: float = Field(description="the challenger's mean")
+    champion_loss: float = Field(description="the champion's, on the same rows")
+    transfer: float = Field(description="mean of champion's loss - challenger's loss; below 0: it has become worse")
+    low: float | None = Field(description="lower end of the transfer's 95 % interval; None of too few blocks of time")
+    high: float | None = Field(description="upper end of it")
+    p_value: float | None = Field(description="that the loss has risen by no more than is tolerated; None: not judged")
+    forgotten: bool = Field(description="whether it is shown that the loss has risen by more than is tolerated")
 
 
 class EvaluationReport(Value):
@@ -227,9 +260,16 @@ class EvaluationReport(Value):
     champion_metrics: tuple[Metric, ...]
     slices: tuple[Slice, ...]
     months: tuple[Slice, ...]
+    transfers: tuple[Transfer, ...] = ()
     curves: Mapping[str, Any] = Field(description="roc, calibration, confusion, importance, residuals: numbers")
     checks: tuple[Check, ...]
     verdict: Verdict
+
+    @property
+    def backward_transfer(self) -> float | None:
+        """Mean over earlier periods, in the metric's unit; below 0: worse than the champion. None without any."""
+        whole = [one.transfer for one in self.transfers if not one.slice]
+        return sum(whole) / len(whole) if whole else None
 
 
 class ModelVersion(Value):

@@ -16,7 +16,7 @@ class Rivals:
     """The champion, and the version that has the new model's identity already; each only if the registry had it.
 
     `champion.json` and `champion/` are the first's version and bundle, `known.json` and `known/` the other's version
-    and its newest evaluation.
+    and its newest evaluation. `control/` is the bundle of an update's control, which no registry ever has.
     """
 
     path: Path
@@ -34,6 +34,11 @@ class Rivals:
     def bundle(self) -> Path:
         """The champion's bundle."""
         return self.path / "champion"
+
+    @property
+    def control(self) -> Path:
+        """The control's bundle, if the document wants one of an update that went on."""
+        return self.path / "control"
 
     @property
     def evaluation(self) -> Path:

@@ -16,6 +16,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from evergrow.integrations.kubeflow_compile import Compiled, compile_for
 from evergrow.integrations.labels import MODEL, PIPELINE
 from evergrow.spec.environment import EnvironmentSpec
+from pipelines.backtest import backtest
 from pipelines.batch_scoring import batch_scoring
 from pipelines.materialization import materialization
 from pipelines.monitoring import monitoring
@@ -26,6 +27,7 @@ PIPELINES = {
     "materialization": materialization,
     "batch_scoring": batch_scoring,
     "monitoring": monitoring,
+    "backtest": backtest,
 }
 GOLDEN = Path("tests/pipelines/golden")
 

@@ -19,6 +19,6 @@ def training(spec: str, as_of: str):
     model = trained["model"]
     judged = evaluate(spec=spec, training_set=training_set, model=model, rivals=trained["rivals"])
     report = judged.outputs["report"]
-    registered = register(spec=spec, model=model, report=report)
+    registered = register(spec=spec, as_of=as_of, model=model, report=report)
     with dsl.If(judged.outputs["Output"] == "pass"):
         deploy(spec=spec, version=registered.output, training_set=training_set, model=model, report=report)

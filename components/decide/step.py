@@ -1,4 +1,4 @@
-"""Decide what is to be done about what was seen, and tell everyone who needs to know."""
+"""Decide what is to be done about what was seen, train again if that is due, and tell everyone who needs to know."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Protocol
 
 from evergrow import reports
 from evergrow.environment import Environment
+from evergrow.integrations.loop_cluster import loop_of
 from evergrow.integrations.mlflow_history import remember
 from evergrow.integrations.object_store import publish
+from evergrow.integrations.places import place_of
 from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
 from evergrow.monitoring.page import render
 from evergrow.monitoring.watch import Watch
 from evergrow.monitoring.watch import decide as decided
-from evergrow.spec import parse
+from evergrow.spec import ContinualModel, parse
+from evergrow.triggers.history import Look
 
 
 class Metrics(Protocol):
@@ -42,4 +45,14 @@ def main(spec: str, watch: str, page: str, metrics: Metrics) -> str:
         metrics.log_metric(name, value)
     remember(environment, document.name, seen.as_of, numbers, decision, kept)
     note("decide", f"{decision.action}: {decision.reasons[0]}")
+    retrain(environment, document, seen)
     return decision.action
+
+
+def retrain(environment: Environment, document: ContinualModel, seen: Watch) -> None:
+    """In an environment of a cluster, decide whether to train again, and begin that; elsewhere a loop does so."""
+    place = place_of(environment)
+    if place is None or not document.spec.retraining.triggers:
+        return
+    look = Look(seen.as_of, seen.observations)
+    loop_of(environment, place, document, look, lambda told: note("decide", told)).tick(seen.as_of)

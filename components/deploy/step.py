@@ -58,9 +58,16 @@ def main(spec: str, version: str, training_set: str, model: str, report: str) ->
     _check(found, champion, judged)
     plan = json.loads((Path(training_set) / PLAN).read_text(encoding="utf-8"))
     serving, rollouts = serving_of(environment, document, plan), rollouts_of(environment)
-    deployment = Deployment(document, found, judged, Path(model), serving, rollouts)
-    if rollouts is not None and place_of(environment) is not None:
+    place = place_of(environment)
+    approval = place is not None and place.execution.serving.approval
+    deployment = Deployment(document, found, judged, Path(model), serving, rollouts, approval)
+    if rollouts is not None and place is not None:
         return deployment.ask_and_wait()
+    if approval:
+        raise SpecError(
+            "execution.serving.approval: nobody carries rollouts out here, so none can wait for an approval",
+            hint="switch the environment's operator on (operator.enabled in its values)",
+        )
     if rollouts is not None and deployment.wants_evidence and champion is not None and champion != found:
         return deployment.ask()
     check_strategy(document, champion)
@@ -78,6 +85,7 @@ class Deployment:
         bundle: its directory.
         serving: what serves here.
         rollouts: where rollouts are asked for; None: nobody carries any out.
+        approval: whether somebody has to approve of it before it takes over.
     """
 
     document: ContinualModel
@@ -86,6 +94,7 @@ class Deployment:
     bundle: Path
     serving: Serving
     rollouts: Rollouts | None
+    approval: bool = False
 
     @property
     def wants_evidence(self) -> bool:
@@ -112,13 +121,14 @@ class Deployment:
         self.serving.publish(self.version, self.bundle)
         self._asked()
         model, kind = self.document.name, self.document.spec.rollout.strategy.kind
-        note("deploy", f"version {self.version.version} is to take over by {kind}: `evergrow rollout status {model}`")
+        look = f"`evergrow {'approve' if self.approval else 'rollout status'} {model}`"
+        note("deploy", f"version {self.version.version} is to take over by {kind}: {look}")
         return self.serving.where
 
     def ask_and_wait(self, sleep: Callable[[float], None] = time.sleep) -> str:
-        """Ask for a rollout, and wait for one that needs no evidence."""
+        """Ask for a rollout, and wait for one that needs neither evidence nor an approval."""
         where = self.ask()
-        if not self.wants_evidence:
+        if not self.wants_evidence and not self.approval:
             self._wait(sleep)
         return where
 
@@ -146,7 +156,7 @@ class Deployment:
 
     @property
     def _attempt(self) -> ModelRollout:
-        return asked_for(self.version.version, self.judged)
+        return asked_for(self.version.version, self.judged, approval=self.approval)
 
     def _asked(self) -> None:
         """Ask for it, unless that was done."""

@@ -15,6 +15,7 @@ from evergrow.evaluation.evaluate import REPORT, evaluate
 from evergrow.evaluation.page import render
 from evergrow.integrations.spending import metered
 from evergrow.journal import note, step
+from evergrow.learning.fit import read_info
 from evergrow.learning.identity import source_digest
 from evergrow.rivals import Rivals
 from evergrow.spec import ContinualModel, parse
@@ -72,7 +73,12 @@ def main(
 
 def judge(document: ContinualModel, training_set: Path, model: Path, rivals: Rivals, out: Path) -> EvaluationReport:
     """Evaluate against the champion, or the prior if there is none; unless that was done before."""
-    rules = {"evaluation": document.spec.evaluation.dump(), "code": judging_code()}
+    wanted = document.spec.training.update.control
+    rules = {
+        "evaluation": document.spec.evaluation.dump(),
+        "control": wanted.dump() if wanted is not None else None,
+        "code": judging_code(),
+    }
     known = judged_before(rivals, rules, out)
     if known is not None:
         return known
@@ -80,7 +86,8 @@ def judge(document: ContinualModel, training_set: Path, model: Path, rivals: Riv
     if champion is None:
         report = evaluate(document, training_set, model, None, "", out)
     else:
-        report = evaluate(document, training_set, model, rivals.bundle, str(champion.version), out)
+        control = rivals.control if wanted is not None and read_info(model).parent else None
+        report = evaluate(document, training_set, model, rivals.bundle, str(champion.version), out, control)
     (out / RULES).write_text(json.dumps(rules, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return report
 
@@ -115,6 +122,8 @@ def show(report: EvaluationReport, metrics: Metrics, classification: Classificat
         metrics.log_metric(metric.name, metric.value)
     for metric in report.champion_metrics:
         metrics.log_metric(f"champion {metric.name}", metric.value)
+    if report.backward_transfer is not None:
+        metrics.log_metric("backward_transfer", report.backward_transfer)
     if roc := report.curves.get("roc"):
         classification.log_roc_curve(roc["fpr"], roc["tpr"], roc["thresholds"])
     if confusion := report.curves.get("confusion"):

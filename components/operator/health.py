@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from components.operator.watch import PHASE
+from components.operator.watch import FRUITLESS, PHASE
 from components.operator.work_queue import WorkQueue
-from evergrow.integrations.kubernetes import MODEL_ROLLOUT
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, MODEL_ROLLOUT
 from evergrow.integrations.kubernetes_cache import CachedKubernetes
 from evergrow.integrations.labels import MODEL
 
@@ -72,4 +72,9 @@ class State:
         found = [(labels[MODEL], labels[PHASE]) for labels in self.cache.labels(MODEL_ROLLOUT)]
         for model in sorted({model for model, _ in found}):
             paused.add_metric([model], float((model, "Paused") in found))
-        return iter((depth, leader, phases, paused))
+        fruitless = GaugeMetricFamily(
+            "evergrow_loop_fruitless", "Trainings in a row that have brought no champion.", labels=["model"]
+        )
+        for labels in self.cache.labels(CONTINUAL_MODEL):
+            fruitless.add_metric([labels[MODEL]], float(labels[FRUITLESS]))
+        return iter((depth, leader, phases, paused, fruitless))

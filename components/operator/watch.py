@@ -25,6 +25,8 @@ from evergrow.integrations.labels import MANAGED_BY, MODEL
 
 PHASE = "phase"
 """As a label that ModelRollouts are counted by; it is only known here."""
+FRUITLESS = "fruitless"
+"""As a label of ContinualModels: how many trainings in a row have brought no champion; it is only known here, too."""
 
 
 def _asked_for(found: Object) -> Any:
@@ -47,8 +49,9 @@ def _of_deployment(found: Object) -> Object:
     return {"metadata": metadata, "status": {"readyReplicas": _replicas(found)}}
 
 
-def _own_name(found: Object) -> Mapping[str, str]:
-    return {MODEL: str(found["metadata"]["name"])}
+def _of_model(found: Object) -> Mapping[str, str]:
+    fruitless = found.get("status", {}).get("loop", {}).get("fruitless", 0)
+    return {MODEL: str(found["metadata"]["name"]), FRUITLESS: str(fruitless)}
 
 
 def _of_rollout(found: Object) -> Mapping[str, str]:
@@ -58,7 +61,7 @@ def _of_rollout(found: Object) -> Mapping[str, str]:
 
 # A Deployment has the labels of its InferenceService, but for those that say who manages it.
 WATCHED = (
-    Watched(CONTINUAL_MODEL, labels=_own_name, matters=_asked_for),
+    Watched(CONTINUAL_MODEL, labels=_of_model, matters=_asked_for),
     Watched(MODEL_ROLLOUT, labels=_of_rollout, matters=_asked_for),
     Watched(INFERENCE_SERVICE, matters=_service, selector=MANAGED_BY),
     Watched(DEPLOYMENT, matters=_replicas, kept=_of_deployment),

@@ -9,7 +9,7 @@ from evergrow.integrations.kubeflow import component
 def train(spec: str, training_set: Input[Dataset], model: Output[Model], rivals: Output[Artifact]) -> str:
     """Fit the document's estimator, or fetch the model that has the same identity; returns the identity.
 
-    `rivals` holds the champion that the model will be judged against.
+    `rivals` holds the champion that the model will be judged against, and the control of an update that has one.
     """
     from components.train.step import main
 

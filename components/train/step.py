@@ -22,7 +22,7 @@ def main(spec: str, training_set: str, model: str, rivals: str) -> str:
     """Write the bundle of the document's model, fitted on `training_set`, into `model`; returns its identity.
 
     The registry is asked first, and once for the whole run: a model of the same identity is fetched and not fitted
-    again, and `rivals` gets what the model is judged against.
+    again, and `rivals` gets what the model is judged against: the champion and, of an update that has one, the control.
     """
     document = parse(spec)
     about = TrainingSet.model_validate_json((Path(training_set) / "training_set.json").read_text(encoding="utf-8"))
@@ -32,6 +32,9 @@ def main(spec: str, training_set: str, model: str, rivals: str) -> str:
     identity = identify(document, about, read_info(ancestor).identity.digest if ancestor else "").digest
     known = registry.find(document.name, identity)
     _fetch_known(registry, known, judged_against)
+    if ancestor is not None and document.spec.training.update.control is not None:
+        control = fit(document, Path(training_set), judged_against.control)  # going on from nothing, it is a refit
+        note("train", f"a control was fitted on {control.rows:,} rows")
     if known is not None:
         registry.fetch(known, Path(model))
         note("train", f"identity {identity[:12]} is version {known.version}: fetched, not trained again")

@@ -41,6 +41,9 @@ class Standing(Value):
     promoted: int
     rejected: int
     failed: int
+    rollouts: int = Field(description="begun by trainings whose version passed the gate and did not serve at once")
+    taken_over: int = Field(description="rollouts that promoted their version")
+    aborted: int = Field(description="rollouts that sent everyone back")
     rows_fitted: int
     cost: float = Field(description="of trainings, in money; 0 if CPU hours have no price")
     worth: float = Field(description="of predictions, in money; 0 if the document does not tell it")
@@ -104,12 +107,14 @@ def _standings(results: Results, whole: Stretch, reference: int) -> list[Standin
         trained, quality = one.trained(first, last), mean_of(losses[i], rows)
         outcomes = [training.outcome for training in trained]
         fitted = sum(training.rows for training in trained)
+        phases = [rollout.phase for rollout in one.rolled_out(first, last)]
         found.append(
             Standing(
                 policy=one.policy, options=one.options, loss=float(means[i]), low=quality.lower(TAIL),
                 high=quality.upper(TAIL), regret=float(means[i]) - best, beyond=float(means[i]) - oracle,
                 trainings=len(trained), promoted=outcomes.count("promoted"), rejected=outcomes.count("rejected"),
-                failed=outcomes.count("failed"), rows_fitted=fitted, cost=fitted / 1e6 * results.million_rows,
+                failed=outcomes.count("failed"), rollouts=len(phases), taken_over=phases.count("Promoted"),
+                aborted=phases.count("Aborted"), rows_fitted=fitted, cost=fitted / 1e6 * results.million_rows,
                 worth=float(whole.tables[i, 2].sum()), staleness=float(whole.tables[i, 3].sum() / rows.sum()),
                 against=difference(losses[i], losses[reference], rows), front=bool(front[i]),
             )

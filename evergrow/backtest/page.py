@@ -57,6 +57,7 @@ def render(results: Results, found: Comparison, what_if: WhatIf) -> str:
         curves=_curves(results, found) if found.judged >= SMOOTH else None,
         keys=list(zip(shown(found), STYLES, strict=False)),
         trained=_trained(results, found),
+        rolled_out=any(one.rollouts for one in found.standings),
     )
 
 

@@ -20,12 +20,15 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Feature, Task, digest
 from evergrow.data.lake import replace, rows_digest
+from evergrow.data.references import chances
 from evergrow.errors import DataError
 from evergrow.learning.vector import Vectoriser, levels
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 ABOUT = "past.json"
+ARRAYS = ("asked", "X", "chance", "label_row", "label_known", "label_value")
+"""Kept as files each; in the order of the fields."""
 DAY = 86_400_000_000
 """Microseconds."""
 NEVER = int(np.iinfo(np.int64).max)
@@ -42,6 +45,7 @@ class Past:
         categories: sorted levels of each categorical feature, over all rows.
         asked: microseconds since 1970 (UTC), rising, [n].
         X: features, float32 [n, k]; of a category the position of its level, NaN where missing.
+        chance: by which rows are set aside, uniform in [0, 1), [n]: see `evergrow.data.references`.
         label_row: row of each label, corrections of a label included, [m].
         label_known: when it became known, microseconds since 1970, rising, [m].
         label_value: [m].
@@ -54,6 +58,7 @@ class Past:
     categories: dict[str, tuple[str, ...]]
     asked: Ints
     X: NDArray[np.float32]
+    chance: Floats
     label_row: Ints
     label_known: Ints
     label_value: Floats
@@ -92,22 +97,35 @@ class Past:
         X = Vectoriser(kinds, categories).columns(once)
         return cls(
             task, label, kinds, categories, _microseconds(once[EVENT_TIMESTAMP]), X,
+            chances(once, tuple(given)),
             number[labelled][order], known[order], rows[label].iloc[labelled].to_numpy(np.float64)[order],
             digest([task, label, [f.model_dump() for f in kinds], rows_digest(rows), late.total_seconds()]),
         )  # fmt: skip
 
     def labels(self, rows: slice, now: int) -> tuple[Floats, Ints]:
         """Of each of these rows the label that was known at an instant, NaN if none was, and since when it was."""
-        start, stop, _ = rows.indices(len(self.asked))
-        by_row, of_rows = self._by_row
-        first, last = np.searchsorted(of_rows, [start, stop], side="left")
-        mine = by_row[first:last]
+        start, stop, mine = self._of(rows)
         mine = mine[self.label_known[mine] <= now]
         y, known = np.full(stop - start, np.nan), np.full(stop - start, NEVER)
         # Of several labels of a row the last assignment stays, which is the one that became known last.
         y[self.label_row[mine] - start] = self.label_value[mine]
         known[self.label_row[mine] - start] = self.label_known[mine]
         return y, known
+
+    def came(self, rows: slice) -> Ints:
+        """Since when each of these rows has had a label; NEVER if none ever came."""
+        start, stop, mine = self._of(rows)
+        found = np.full(stop - start, NEVER)
+        # Of several labels of a row the last assignment stays: here that of the one that became known first.
+        found[self.label_row[mine[::-1]] - start] = self.label_known[mine[::-1]]
+        return found
+
+    def _of(self, rows: slice) -> tuple[int, int, Ints]:
+        """First of these rows, the one after the last, and the positions of their labels, in the order of `_by_row`."""
+        start, stop, _ = rows.indices(len(self.asked))
+        by_row, of_rows = self._by_row
+        first, last = np.searchsorted(of_rows, [start, stop], side="left")
+        return start, stop, by_row[first:last]
 
     @cached_property
     def _by_row(self) -> tuple[Ints, Ints]:
@@ -145,7 +163,7 @@ class Past:
     def save(self, folder: Path) -> None:
         """Write it; what describes it comes last."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("asked", "X", "label_row", "label_known", "label_value"):
+        for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         about = {
             "task": self.task,
@@ -166,14 +184,13 @@ class Past:
         if not (folder / ABOUT).exists():
             raise DataError(f"{folder} holds no past: {ABOUT} is missing")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        arrays = [
-            np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in ("asked", "X", "label_row", "label_known", "label_value")
-        ]
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
         features = tuple(Feature.model_validate(feature) for feature in about["features"])
         categories = {name: tuple(found) for name, found in about["categories"].items()}
-        asked, X, row, known, value = arrays
-        return cls(about["task"], about["label"], features, categories, asked, X, row, known, value, about["digest"])
+        asked, X, chance, row, known, value = arrays
+        return cls(
+            about["task"], about["label"], features, categories, asked, X, chance, row, known, value, about["digest"]
+        )
 
 
 @lru_cache(maxsize=4)

@@ -12,6 +12,7 @@ from pydantic import Field
 from evergrow.backtest.looks import Drift, Drifted, Harm, Harmed, Mature, Matured
 from evergrow.backtest.past import Past, instant_of, microseconds
 from evergrow.backtest.policies import Policy
+from evergrow.backtest.rolls import AT_ONCE, Roll, Rolled, Share
 from evergrow.backtest.tasks import Cut, Fit, Fitted, Judge, Select
 from evergrow.backtest.work import Shared
 from evergrow.contracts import Instant, Observation, ObservationKind, Value, Verdict
@@ -19,6 +20,7 @@ from evergrow.errors import SpecError
 from evergrow.spec import ContinualModel
 from evergrow.spec.policies import WhatIf
 from evergrow.spec.retraining import DataChange, Performance
+from evergrow.spec.rollout import Phase
 from evergrow.triggers.decide import Retrain, decide
 from evergrow.triggers.history import Champion, Ending, History, Look, Trained
 
@@ -50,13 +52,13 @@ class Training(Value):
     ended: Instant
     outcome: Ending
     model: str = Field(description="key of what was fitted; empty: nothing was")
-    rows: int = Field(description="fitted on")
+    rows: int = Field(description="fitted on, by a control, too")
     reason: str = Field(description="of the decision")
     verdict: Verdict = Field(description="of the gate; an error if nothing was fitted")
 
 
 class Served(Value):
-    """A model that served, until the next one did."""
+    """A model that was the champion, until the next one was."""
 
     version: int = Field(description="its number in a registry, where all that was fitted is registered")
     since: Instant
@@ -65,11 +67,25 @@ class Served(Value):
     rows: str = Field(description="of the cut that it was trained by")
 
 
+class Attempt(Value):
+    """A rollout that was begun, and what became of it."""
+
+    version: int = Field(description="the challenger")
+    model: str = Field(description="its key")
+    cut: Instant = Field(description="as of when its training data was known")
+    began: Instant
+    ended: Instant | None = Field(description="when it ended or was superseded; None: it was under way to the last")
+    phase: Phase
+    reason: str = Field(description="in it version 1 is the champion, and 2 the challenger")
+    shares: tuple[Share, ...] = Field(description="that the challenger got, the first since it began")
+
+
 class Replayed(Value):
     """What became of a policy."""
 
     policy: str
     served: tuple[Served, ...]
+    rollouts: tuple[Attempt, ...]
     trainings: tuple[Training, ...]
     decisions: tuple[Retrain, ...]
 
@@ -91,9 +107,10 @@ def replay(policy: Policy, setting: Setting, shared: Shared, stepped: Callable[[
     for number in range(len(setting.instants)):
         state.step(number)
         stepped()
+    state.close()
     return Replayed(
-        policy=policy.name, served=tuple(state.served), trainings=tuple(state.trainings),
-        decisions=tuple(state.decisions),
+        policy=policy.name, served=tuple(state.served), rollouts=tuple(state.rollouts),
+        trainings=tuple(state.trainings), decisions=tuple(state.decisions),
     )  # fmt: skip
 
 
@@ -110,6 +127,42 @@ def check(policy: Policy) -> None:
         if isinstance(trigger, DataChange) and not set(trigger.of) & set(SEEN):
             told = f"a backtest replays {' and '.join(SEEN)} only, found {', '.join(trigger.of)}"
             raise SpecError(f"{where}.of: {told}")
+    how, where = policy.document.spec.rollout, f"policy {policy.name}: spec.rollout"
+    if how.sticky:
+        raise SpecError(f"{where}.sticky: must be empty, a backtest draws each request, found {', '.join(how.sticky)}")
+    if how.analysis.decides == "estimate":
+        raise SpecError(f"{where}.analysis.decides: a backtest replays what labels and guardrails say, found estimate")
+
+
+@dataclass
+class _Rolling:
+    """A rollout that is under way, or about to begin.
+
+    Attributes:
+        new: the challenger, since the rollout begins.
+        roll: as far as it was replayed.
+        rolled: what came of that; None: it was not begun.
+    """
+
+    new: Served
+    roll: Roll
+    rolled: Rolled | None = None
+
+    def until(self, now: int, end: int, shared: Shared) -> Rolled:
+        """How far it has come by an instant, or by a later one before the end.
+
+        Args:
+            now: not before it begins, and before the end.
+            end: nothing is replayed from then on.
+            shared: does what costs time.
+        """
+        rolled = self.rolled or shared.do(self.roll, Rolled)
+        while not rolled.over and self.roll.until <= now:
+            following = min(self.roll.until + AT_ONCE, end)
+            self.roll = self.roll.then(rolled, following)
+            rolled = shared.do(self.roll, Rolled)
+        self.rolled = rolled
+        return rolled
 
 
 @dataclass
@@ -120,6 +173,8 @@ class _State:
     setting: Setting
     shared: Shared
     served: list[Served] = field(default_factory=list)
+    rollouts: list[Attempt] = field(default_factory=list)
+    rolling: _Rolling | None = None
     trainings: list[Training] = field(default_factory=list)
     decisions: list[Retrain] = field(default_factory=list)
     looks: dict[tuple[str, int, int], Harmed] = field(default_factory=dict)
@@ -127,6 +182,7 @@ class _State:
     def step(self, number: int) -> None:
         """Decide at an instant, and act."""
         now = instant_of(self.setting.instants[number])
+        self._settle(now)
         decision = decide(self.document.name, self.document.spec.retraining, self._history(number, now), now)
         self.decisions.append(decision)
         if decision.train:
@@ -144,30 +200,41 @@ class _State:
 
     def _train(self, now: datetime, reason: str) -> None:
         spec = self.document.spec
-        training, metric = spec.training, spec.evaluation.gate.metric
-        asked = Select.of(training, spec.task, metric, spec.evaluation.holdout, microseconds(now))
+        metric, holdout, references = spec.evaluation.gate.metric, spec.evaluation.holdout, spec.evaluation.references
+        asked = Select.of(spec.training, spec.task, metric, holdout, microseconds(now), references)
         cut = self.shared.do(asked, Cut)
-        fitted = Fitted(fault=cut.fault)
-        if not cut.fault:
-            champion = self.served[-1].model if self.served else ""
-            fitted = self.shared.do(Fit.of(cut, training, spec.task, metric, champion), Fitted)
+        fitted, control = (Fitted(fault=cut.fault), Fitted()) if cut.fault else self._fitted(cut)
         ended = now + self.setting.what_if.takes
         if fitted.fault:
             self._ended(now, ended, "failed", fitted, 0, reason, Verdict(outcome="error", reason=fitted.fault))
             return
-        verdict = self._judged(cut, fitted)
-        passed = verdict.outcome == "pass"
-        self._ended(now, ended, "promoted" if passed else "rejected", fitted, cut.fit, reason, verdict)
+        # Judged is at the end, against whom a rollout has promoted by then.
+        self._settle(min(ended, instant_of(self.setting.instants[-1])))
+        verdict = self._judged(cut, fitted, control)
+        passed, rows = verdict.outcome == "pass", cut.fit * (2 if control.model else 1)
+        self._ended(now, ended, "promoted" if passed else "rejected", fitted, rows, reason, verdict)
         if passed:
             version = sum(one.outcome != "failed" for one in self.trainings)
-            self.served.append(Served(version=version, since=ended, cut=now, model=fitted.model, rows=cut.rows))
+            self._take_over(Served(version=version, since=ended, cut=now, model=fitted.model, rows=cut.rows))
 
-    def _judged(self, cut: Cut, fitted: Fitted) -> Verdict:
-        evaluation = self.document.spec.evaluation
+    def _fitted(self, cut: Cut) -> tuple[Fitted, Fitted]:
+        """What the rows of a cut come to, and the control of an update that has one: a refit, as of other policies."""
+        spec = self.document.spec
+        metric, champion = spec.evaluation.gate.metric, self.served[-1].model if self.served else ""
+        refit, fit = (Fit.of(cut, spec.training, spec.task, metric, before) for before in ("", champion))
+        if not fit.ancestor or spec.training.update.control is None:
+            return self.shared.do(fit, Fitted), Fitted()
+        control = self.shared.do(refit, Fitted)
+        return control if control.fault else self.shared.do(fit, Fitted), control
+
+    def _judged(self, cut: Cut, fitted: Fitted, control: Fitted) -> Verdict:
+        evaluation, wanted = self.document.spec.evaluation, self.document.spec.training.update.control
         champion = self.served[-1].model if self.served else ""
         judge = Judge(
             rows=cut.rows, challenger=fitted.model, champion=champion, prior=0.0 if champion else fitted.prior,
+            control=control.model, tolerance=wanted.tolerance if wanted is not None and control.model else 0.0,
             gate=evaluation.gate, task=self.document.spec.task, minimum_rows=evaluation.minimum_rows,
+            references=evaluation.references,
         )  # fmt: skip
         return self.shared.do(judge, Verdict)
 
@@ -181,6 +248,59 @@ class _State:
                 verdict=verdict,
             )
         )  # fmt: skip
+
+    # -- rollouts ------------------------------------------------------------------------------------------------------
+
+    def _take_over(self, new: Served) -> None:
+        """Have a version that has passed serve, or begin its rollout, which supersedes one that is under way."""
+        if self.rolling is not None:
+            self._over("Superseded", f"version {new.version} was asked for later", new.since)
+        champion = self.served[-1] if self.served else None
+        single = self.document.spec.rollout.strategy.kind == "single"
+        if single or champion is None or champion.model == new.model:
+            self.served.append(new)
+            return
+        began = microseconds(new.since)
+        roll = Roll.of(
+            self.document, champion.model, champion.rows, microseconds(champion.since), new.model, began,
+            min(began + AT_ONCE, self._end),
+        )  # fmt: skip
+        self.rolling = _Rolling(new, roll)
+
+    def _settle(self, now: datetime) -> None:
+        """Go on with the rollout that is under way; whom it has promoted by an instant is the champion since then."""
+        if self.rolling is None or now < self.rolling.new.since:
+            return
+        status, new = self.rolling.until(microseconds(now), self._end, self.shared).status, self.rolling.new
+        if status.ended is None or status.ended > now:
+            return
+        self._over(status.phase, status.reason, status.ended)
+        if status.phase == "Promoted":
+            self.served.append(new.model_copy(update={"since": status.ended}))
+
+    def close(self) -> None:
+        """Put on record what is under way at the last."""
+        if self.rolling is not None and self.rolling.rolled is not None:
+            status = self.rolling.rolled.status
+            self._over(status.phase, status.reason, None)
+
+    def _over(self, phase: Phase, reason: str, ended: datetime | None) -> None:
+        """Put the rollout that is under way on record, as far as it came."""
+        assert self.rolling is not None
+        assert self.rolling.rolled is not None
+        new, until = self.rolling.new, self._end if ended is None else microseconds(ended)
+        self.rollouts.append(
+            Attempt(
+                version=new.version, model=new.model, cut=new.cut, began=new.since, ended=ended, phase=phase,
+                reason=reason, shares=tuple(one for one in self.rolling.rolled.shares if one.since < until),
+            )
+        )  # fmt: skip
+        self.rolling = None
+
+    @property
+    def _end(self) -> int:
+        """Nothing is replayed from then on: right after the last instant at which is decided."""
+        return self.setting.instants[-1] + 1
 
     # -- monitoring ----------------------------------------------------------------------------------------------------
 

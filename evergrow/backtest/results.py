@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +13,9 @@ from pydantic import Field
 
 from evergrow.backtest.past import DAY, microseconds
 from evergrow.backtest.policies import Policy
-from evergrow.backtest.replay import Replayed, Setting, Training
-from evergrow.backtest.tasks import Account, Day, Serve
+from evergrow.backtest.replay import Attempt, Replayed, Served, Setting, Training
+from evergrow.backtest.rolls import Divide
+from evergrow.backtest.tasks import Account, Day, Serve, Work
 from evergrow.backtest.work import Shared
 from evergrow.contracts import Value
 from evergrow.data.lake import replace
@@ -31,11 +32,16 @@ class Result(Value):
     options: Mapping[str, str]
     patch: Mapping[str, Any] = Field(description="what it changes in the document's `spec`")
     trainings: tuple[Training, ...]
+    rollouts: tuple[Attempt, ...] = Field(default=(), description="none where what passes the gate serves at once")
     days: tuple[Day, ...] = Field(description="on which its models answered rows whose label came")
 
     def trained(self, since: int, until: int) -> list[Training]:
         """Trainings that were begun on days [since, until), counted from 1970."""
         return [one for one in self.trainings if since <= microseconds(one.began) // DAY < until]
+
+    def rolled_out(self, since: int, until: int) -> list[Attempt]:
+        """Rollouts that were begun on days [since, until), counted from 1970."""
+        return [one for one in self.rollouts if since <= microseconds(one.began) // DAY < until]
 
     def table(self, days: NDArray[np.int64]) -> Floats:
         """Rows, and sums of loss, worth and age, of some days on which it answered, [4, days].
@@ -82,24 +88,41 @@ class Results(Value):
 
 
 def result(policy: Policy, replayed: Replayed, setting: Setting, shared: Shared) -> Result:
-    """Answer with the models that served, each until the next one did."""
-    spec = policy.document.spec
+    """Answer with the models that served, each until the next one did.
+
+    While a rollout is under way, champion and challenger divide what is asked for: a day's loss, worth and age are then
+    expectations over who is drawn, by the shares of each instant. A copy that a shadow gets answers nobody.
+    """
     last = setting.instants[-1] // DAY * DAY
     ends = [*(microseconds(one.since) for one in replayed.served[1:]), last]
     found: dict[int, Day] = {}
     for served, end in zip(replayed.served, ends, strict=True):
-        since, until = microseconds(served.since), min(end, last)
-        if since < until:
-            asked = Serve(
-                model=served.model, cut=microseconds(served.cut), since=since, until=until,
-                metric=spec.evaluation.gate.metric, worth=spec.monitoring.worth,
-            )  # fmt: skip
+        for asked in _answering(policy, served, min(end, last), replayed.rollouts):
             for day in shared.do(asked, Account).days:
                 found[day.day] = _sum(found[day.day], day) if day.day in found else day
     return Result(
         policy=policy.name, options=policy.options, patch=policy.patch, trainings=replayed.trainings,
-        days=tuple(found[day] for day in sorted(found)),
+        rollouts=replayed.rollouts, days=tuple(found[day] for day in sorted(found)),
     )  # fmt: skip
+
+
+def _answering(policy: Policy, served: Served, until: int, rollouts: Sequence[Attempt]) -> Iterator[Work]:
+    """Who answers while a champion serves: alone, or with the challenger of a rollout, one after the other."""
+    spec, since, cut = policy.document.spec, microseconds(served.since), microseconds(served.cut)
+    metric, worth = spec.evaluation.gate.metric, spec.monitoring.worth
+    for one in rollouts:
+        began, ended = microseconds(one.began), until if one.ended is None else min(microseconds(one.ended), until)
+        if not since <= began < until:
+            continue
+        if since < began:
+            yield Serve(model=served.model, cut=cut, since=since, until=began, metric=metric, worth=worth)
+        yield Divide(
+            champion=served.model, challenger=one.model, cuts=(cut, microseconds(one.cut)), shares=one.shares,
+            since=began, until=ended, metric=metric, worth=worth,
+        )  # fmt: skip
+        since = ended
+    if since < until:
+        yield Serve(model=served.model, cut=cut, since=since, until=until, metric=metric, worth=worth)
 
 
 def _sum(a: Day, b: Day) -> Day:

@@ -13,9 +13,10 @@ from evergrow.backtest.policies import Policy, policies, reference
 from evergrow.backtest.replay import Replayed, Setting, check, instants, replay
 from evergrow.backtest.results import Result, Results, result
 from evergrow.backtest.tasks import PAST
-from evergrow.backtest.work import Shared, Spending, at_once, workers
+from evergrow.backtest.work import Elsewhere, Shared, Spending, at_once, workers
+from evergrow.contracts import Value, digest
 from evergrow.data.lake import replace
-from evergrow.errors import SpecError
+from evergrow.errors import DataError, SpecError
 from evergrow.spec import ContinualModel
 from evergrow.spec.policies import PolicySet
 
@@ -36,6 +37,13 @@ class Ran:
     """
 
     results: Results
+    spent: Mapping[str, Spending]
+
+
+class Replays(Value):
+    """Some of a backtest's policies, replayed."""
+
+    results: tuple[Result, ...]
     spent: Mapping[str, Spending]
 
 
@@ -61,16 +69,73 @@ def backtest(
         SpecError: a policy is no document, cannot be replayed, or leaves no instant to decide at.
         DataError: there is no past.
     """
+    everything = range(len(policies(model, tried)))
+    return joined(model, tried, folder, out, [share(model, tried, folder, out, everything, count, told)])
+
+
+def share(
+    model: ContinualModel,
+    tried: PolicySet,
+    folder: Path,
+    out: Path,
+    numbers: Sequence[int],
+    count: int = 1,
+    told: Progress = lambda done, of: None,
+    elsewhere: Elsewhere | None = None,
+) -> Replays:
+    """Replay some policies of a set, as `backtest` replays all.
+
+    Args:
+        model: the document that they change.
+        tried: the policies.
+        folder: holds the past; results of work are kept there.
+        out: where every decision of each policy is written.
+        numbers: of the policies, from 0.
+        count: processes that work.
+        told: is told of progress.
+        elsewhere: where others keep the work that they do on the same past; None: nowhere.
+    """
+    every, setting = _set(model, tried, folder)
+    steps = _Steps(len(numbers) * len(setting.instants), told)
+    with workers(count) as executor:
+        shared = Shared(folder, executor, elsewhere)
+        found = at_once(len(numbers), lambda i: _replayed(every[numbers[i]], setting, shared, out, steps))
+        return Replays(results=tuple(found), spent=shared.spent())
+
+
+def joined(model: ContinualModel, tried: PolicySet, folder: Path, out: Path, shares: Sequence[Replays]) -> Ran:
+    """The backtest that shares make up, in the order of its policies; written as results.json.
+
+    Raises:
+        DataError: a policy is in none of them, or in several.
+    """
+    every, setting = _set(model, tried, folder)
+    found = {result.policy: result for one in shares for result in one.results}
+    wrong = [policy.name for policy in every if policy.name not in found]
+    if wrong or sum(len(one.results) for one in shares) != len(every):
+        told = f"{len(wrong)} of {len(every)} policies were not replayed" if wrong else "policies were replayed twice"
+        raise DataError(f"{model.name}: {told}{f': {wrong[0]}' if wrong else ''}", hint="run the backtest again")
+    results = _results(model, tried, setting, [found[policy.name] for policy in every])
+    results.save(out)
+    return Ran(results, summed([one.spent for one in shares]))
+
+
+def summed(spent: Sequence[Mapping[str, Spending]]) -> Mapping[str, Spending]:
+    """What several have spent together, by kind of work. Of several that had the same done, each counts it."""
+    kinds = sorted({kind for one in spent for kind in one})
+    return {kind: _sum([one[kind] for one in spent if kind in one]) for kind in kinds}
+
+
+def _sum(spent: Sequence[Spending]) -> Spending:
+    names = Spending.model_fields
+    return Spending.model_validate({name: sum(getattr(one, name) for one in spent) for name in names})
+
+
+def _set(model: ContinualModel, tried: PolicySet, folder: Path) -> tuple[list[Policy], Setting]:
+    """All policies, and what they share."""
     past = Past.open(folder / PAST)
     every = checked(model, tried)
-    setting = Setting(past, _instants(past, every, tried), tried.what_if)
-    steps = _Steps(len(every) * len(setting.instants), told)
-    with workers(count) as executor:
-        shared = Shared(folder, executor)
-        found = at_once(len(every), lambda i: _replayed(every[i], setting, shared, out, steps))
-        results = _results(model, tried, setting, found)
-        results.save(out)
-        return Ran(results, shared.spent())
+    return every, Setting(past, _instants(past, every, tried), tried.what_if)
 
 
 def checked(model: ContinualModel, tried: PolicySet) -> list[Policy]:
@@ -101,7 +166,17 @@ class _Steps:
 def write_decisions(folder: Path, replayed: Replayed) -> None:
     """Write every decision of a policy, a line each."""
     lines = "".join(decision.model_dump_json() + "\n" for decision in replayed.decisions)
-    replace(folder / DECISIONS / f"{replayed.policy.replace('/', '__')}.jsonl", lines.encode())
+    replace(decisions_file(folder, replayed.policy), lines.encode())
+
+
+def decisions_file(folder: Path, policy: str) -> Path:
+    """Where every decision of a policy is written, in the folder of a run."""
+    return folder / DECISIONS / f"{policy.replace('/', '__')}.jsonl"
+
+
+def run_name(model: ContinualModel, tried: PolicySet) -> str:
+    """The name of the folder of a run, in that of the past: another document or set has another."""
+    return digest([model.dump(), tried.dump()])[:16]
 
 
 def _replayed(policy: Policy, setting: Setting, shared: Shared, out: Path, stepped: Callable[[], None]) -> Result:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -16,21 +17,32 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evergrow.backtest.past import DAY, Past, opened
+from evergrow.backtest.past import DAY, Past, instant_of, opened
 from evergrow.contracts import Check, Metric, Task, Value, Verdict, digest
 from evergrow.data.lake import replace
+from evergrow.data.references import judged
 from evergrow.data.windows import Candidates, needs_features, select
-from evergrow.errors import NotEnoughData
-from evergrow.evaluation.gate import ChallengerLosses, ChampionLosses, check_floor, compare
+from evergrow.errors import NotEnoughData, SpecError
+from evergrow.evaluation import forgetting
+from evergrow.evaluation.gate import (
+    ChallengerLosses,
+    ChampionLosses,
+    ControlLosses,
+    check_control,
+    check_floor,
+    compare,
+)
 from evergrow.evaluation.metrics import measure
 from evergrow.learning.learn import Learned, Rows, calibrates, learn
 from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import check_fit
 from evergrow.monitoring.worth import of_rows
-from evergrow.spec.model import Gate, Training, Worth
+from evergrow.spec.model import Gate, References, Training, Worth
+from evergrow.spec.updates import Refit, uncontrolled
 from evergrow.spec.windows import All, Window
 from evergrow.statistics.means import time_blocks
 
@@ -63,6 +75,10 @@ class Work(Value):
         """
         raise NotImplementedError
 
+    def left(self, result: Any) -> tuple[str, ...]:
+        """Files that other work needs of it, below the folder."""
+        return ()
+
 
 class Cut(Value):
     """The rows that a training has, as of an instant."""
@@ -85,13 +101,17 @@ class Select(Work):
     task: Task
     metric: str
     seed: int
+    references: References | None = None
 
     @classmethod
-    def of(cls, training: Training, task: Task, metric: str, holdout: timedelta, as_of: int) -> Self:
+    def of(
+        cls, training: Training, task: Task, metric: str, holdout: timedelta, as_of: int,
+        references: References | None = None,
+    ) -> Self:  # fmt: skip
         """As a document says."""
         return cls(
             as_of=as_of, holdout=holdout, calibration=training.calibration_length, calibrates=calibrates(training),
-            window=training.window, task=task, metric=metric, seed=training.seed,
+            window=training.window, task=task, metric=metric, seed=training.seed, references=references,
         )  # fmt: skip
 
     def run(self, folder: Path) -> Cut:
@@ -108,12 +128,34 @@ class Select(Work):
         if asked[labelled[0]] >= first:
             told = "labelled rows do not span more than evaluation.holdout plus training.calibrationLength"
             return Cut(fault=told)
-        end = first if self.calibrates else second
-        fit = labelled[(asked[labelled] < end) & (known[labelled] <= end)]
+        end, aside = first if self.calibrates else second, self._set_aside(past, labelled)
+        free = labelled[~aside]
+        fit = free[(asked[free] < end) & (known[free] <= end)]
         fit = fit[self._chosen(past, asked, y, fit, first)]
-        calibration = labelled[(asked[labelled] >= end) & (asked[labelled] < second) & (known[labelled] <= second)]
-        holdout = labelled[asked[labelled] >= second]
-        return self._kept(folder, y, fit, calibration, holdout)
+        parts = {
+            "fit": fit,
+            "calibration": free[(asked[free] >= end) & (asked[free] < second) & (known[free] <= second)],
+            "holdout": labelled[asked[labelled] >= second],
+        }
+        if self.references is not None:
+            apart = labelled[aside]
+            parts["references"] = apart[judged(asked[apart], instant_of(second), self.references)]
+        return self._kept(folder, y, parts)
+
+    def left(self, result: Cut) -> tuple[str, ...]:
+        """The rows that were chosen."""
+        return (f"{CUTS}/{result.rows}.npz",) if result.rows else ()
+
+    def _set_aside(self, past: Past, rows: NDArray[np.int64]) -> Mask:
+        """Which of the rows no training is fitted or calibrated on."""
+        if self.references is None:
+            return np.zeros(len(rows), np.bool_)
+        names = [feature.name for feature in past.features]
+        for i, column in enumerate(self.references.slices):
+            if column not in names:
+                told = f"evaluation.references.slices[{i}]: a backtest has the model's features only, found {column!r}"
+                raise SpecError(told, hint=f"features: {', '.join(names)}")
+        return np.asarray(past.chance[rows] < self.references.share)
 
     def _chosen(self, past: Past, asked: NDArray[np.int64], y: Floats, rows: NDArray[np.int64], until: int) -> Mask:
         """Of rows that may be fitted on, those of the window; what is after its end stays."""
@@ -127,8 +169,8 @@ class Select(Work):
         mask[: len(before)] = select(self.window, candidates, end, self.task, self.metric, self.seed)
         return mask
 
-    def _kept(self, folder: Path, y: Floats, fit: Numbers, calibration: Numbers, holdout: Numbers) -> Cut:
-        given = {"fit": fit, "calibration": calibration, "holdout": holdout}
+    def _kept(self, folder: Path, y: Floats, given: Mapping[str, Numbers]) -> Cut:
+        fit, calibration = given["fit"], given["calibration"]
         parts: dict[str, Any] = {name: found.astype(np.int32) for name, found in given.items()}
         parts |= {f"{name}_y": y[found] for name, found in given.items()}
         content = hashlib.sha256(b"".join(array.tobytes() for array in parts.values()))
@@ -164,6 +206,7 @@ class Fit(Work):
         # What has no part in it must not make two of one training.
         training = training.model_copy(update={"window": All(), "calibration_length": timedelta(0)})
         ancestor = champion if training.update.kind != "refit" else ""
+        training = training.model_copy(update={"update": uncontrolled(training.update) if ancestor else Refit()})
         metric = metric if training.search else ""
         return cls(rows=cut.rows, training=training, task=task, metric=metric, ancestor=ancestor)
 
@@ -192,6 +235,10 @@ class Fit(Work):
             until = before.until
         replace(folder / MODELS / self.key, pickle.dumps(Model(codes, learned, until)))
         return Fitted(model=self.key, prior=float(fitting.y.mean()))
+
+    def left(self, result: Fitted) -> tuple[str, ...]:
+        """The model."""
+        return (f"{MODELS}/{result.model}",) if result.model else ()
 
 
 class Codes(Value):
@@ -248,15 +295,42 @@ class Serve(Work):
         """Score the rows and hold them against their labels."""
         past = opened(folder / PAST)
         rows = past.between(self.since, self.until)
-        y, asked, score = past.truth[rows], past.asked[rows], scores(folder, self.model, rows)
-        known = ~np.isnan(y)
-        y, asked, score = y[known], asked[known], score[known]
-        days, place = np.unique(asked // DAY, return_inverse=True)
-        loss = np.bincount(place, row_losses(self.metric, y, score), len(days))
-        worth = np.bincount(place, of_rows(self.worth, y, score), len(days)) if self.worth else np.zeros(len(days))
-        age = np.bincount(place, (asked - self.cut) / DAY, len(days))
-        numbers = zip(days, np.bincount(place, minlength=len(days)), loss, worth, age, strict=True)
-        return Account(days=tuple(Day(day=d, rows=n, loss=s, worth=w, age=a) for d, n, s, w, a in numbers))
+        return by_day(past, rows, valued(folder, self.model, self.cut, rows, self.metric, self.worth))
+
+
+def valued(folder: Path, model: str, cut: int, rows: slice, metric: str, worth: Worth | None) -> Floats:
+    """Loss, worth and age of a model's answers to some rows, NaN without a label, [3, n].
+
+    Args:
+        folder: that holds the past and the model.
+        model: its key.
+        cut: as of when its training data was known, microseconds since 1970.
+        rows: that it answers.
+        metric: a loss.
+        worth: of predictions; None: they have none, which is 0.
+    """
+    past = opened(folder / PAST)
+    y, known = past.truth[rows], ~np.isnan(past.truth[rows])
+    found, score = np.full((3, len(y)), np.nan), scores(folder, model, rows)[known]
+    found[0, known] = row_losses(metric, y[known], score)
+    found[1, known] = of_rows(worth, y[known], score) if worth else 0.0
+    found[2, known] = (past.asked[rows][known] - cut) / DAY
+    return found
+
+
+def by_day(past: Past, rows: slice, values: Floats) -> Account:
+    """Sums of each day over the rows that have a label.
+
+    Args:
+        past: what happened.
+        rows: of it.
+        values: of `valued`, [3, n].
+    """
+    known = ~np.isnan(past.truth[rows])
+    days, place = np.unique(past.asked[rows][known] // DAY, return_inverse=True)
+    loss, worth, age = (np.bincount(place, one, len(days)) for one in values[:, known])
+    numbers = zip(days, np.bincount(place, minlength=len(days)), loss, worth, age, strict=True)
+    return Account(days=tuple(Day(day=d, rows=n, loss=s, worth=w, age=a) for d, n, s, w, a in numbers))
 
 
 class Judge(Work):
@@ -268,9 +342,12 @@ class Judge(Work):
     challenger: str
     champion: str = Field(description="key of its model; empty: there is none, the prior takes its place")
     prior: float
+    control: str = Field(default="", description="key of the model of an update's control; empty: there is none")
+    tolerance: float = Field(default=0.0, description="of the control")
     gate: Gate
     task: Task
     minimum_rows: int
+    references: References | None = None
 
     def run(self, folder: Path) -> Verdict:
         """Compare, and hold against the floors; limits of size and latency are not replayed."""
@@ -286,7 +363,22 @@ class Judge(Work):
         found = [measure(name, y, new, joined) for name in dict.fromkeys(f.metric for f in self.gate.floors)]
         metrics: list[Metric] = [one for one in found if one is not None]
         checks = [Check(name="champion", verdict=verdict), *(check_floor(f, metrics) for f in self.gate.floors)]
-        return Verdict.worst(check.verdict for check in checks)
+        if self.control:
+            refitted = ControlLosses(row_losses(metric, y, scores(folder, self.control, rows)))
+            blocks = time_blocks(seconds, length)
+            checks.append(check_control(refitted, losses[1], blocks, self.gate, self.tolerance, self.minimum_rows))
+        return Verdict.worst(check.verdict for check in (*checks, *self._forgetting(folder, past, cut)))
+
+    def _forgetting(self, folder: Path, past: Past, cut: Mapping[str, Any]) -> Iterator[Check]:
+        """Of a champion that is replaced, the check of rows that are set aside."""
+        if self.references is not None and self.champion:
+            rows, y, metric = cut["references"], cut["references_y"], self.gate.metric
+            old, new = (answers(opened_model(folder, key), past, rows) for key in (self.champion, self.challenger))
+            yield forgetting.judge(
+                self.references, self.gate,
+                forgetting.Remembered(past.asked[rows], pd.DataFrame(past.decoded(rows))),
+                ChampionLosses(row_losses(metric, y, old)), ChallengerLosses(row_losses(metric, y, new)),
+            )[0]  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -339,14 +431,20 @@ def scores(folder: Path, model: str, rows: Positions | slice) -> Floats:
     return wanted
 
 
+def answers(model: Model, past: Past, rows: Positions | slice) -> Floats:
+    """Scores of some rows by a model, as it gives them."""
+    found: Floats = model.learned.score()(model.codes.of_model(past, rows))
+    return found
+
+
 def _chunk(folder: Path, past: Past, model: str, number: int) -> Floats:
     path = folder / SCORES / model / f"{number}.npy"
     if path.exists():
         kept: Floats = np.load(path)
         return kept
-    model_, origin = opened_model(folder, model), int(past.asked[0])
+    origin = int(past.asked[0])
     rows = past.between(origin + number * CHUNK, origin + (number + 1) * CHUNK)
-    found: Floats = model_.learned.score()(model_.codes.of_model(past, rows))
+    found = answers(opened_model(folder, model), past, rows)
     _save(path, found)
     return found
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from evergrow.backtest.tasks import Work
 from evergrow.contracts import Value
@@ -27,14 +27,15 @@ class Done(Value):
     Attributes:
         cpu_seconds: that it took when it was done.
         result: as JSON.
+        left: files that it has left for other work, below the folder.
     """
 
     cpu_seconds: float
     result: str
+    left: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Spending:
+class Spending(Value):
     """What all the work of one kind took.
 
     Attributes:
@@ -50,28 +51,65 @@ class Spending:
     unshared: float
 
 
-def perform(folder: Path, work: Work) -> Done:
+class Elsewhere(Protocol):
+    """Where others find work that was done here, and the other way round."""
+
+    def fetch(self, name: str, to: Path) -> bool:
+        """Copy what is kept by a name into a file; whether there is any."""
+        ...
+
+    def keep(self, name: str, path: Path) -> None:
+        """Keep a file by a name."""
+        ...
+
+
+def perform(folder: Path, work: Work, elsewhere: Elsewhere | None = None) -> Done:
     """Do some work, unless its result is there.
 
     Args:
         folder: that holds the past, and what other work has left.
         work: what to do.
+        elsewhere: where it may have been done; None: nowhere.
     """
-    path = folder / "done" / work.kind / f"{work.key}.json"
+    name = f"done/{work.kind}/{work.key}.json"
+    path = folder / name
     if path.exists():
         return Done.model_validate_json(path.read_bytes())
-    start = time.thread_time()
-    result = work.run(folder).model_dump_json()
-    done = Done(cpu_seconds=time.thread_time() - start, result=result)
+    done = None if elsewhere is None else _done_elsewhere(folder, name, elsewhere)
+    if done is None:
+        done = _do(folder, work)
+        if elsewhere is not None:
+            for left in done.left:
+                elsewhere.keep(left, folder / left)
+    # What says that it is done comes last.
     replace(path, done.model_dump_json().encode())
+    if elsewhere is not None:
+        elsewhere.keep(name, path)
     return done
+
+
+def _do(folder: Path, work: Work) -> Done:
+    start = time.thread_time()
+    result = work.run(folder)
+    return Done(cpu_seconds=time.thread_time() - start, result=result.model_dump_json(), left=work.left(result))
+
+
+def _done_elsewhere(folder: Path, name: str, elsewhere: Elsewhere) -> Done | None:
+    """What others have done, with the files that it has left."""
+    aside = folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
+    if not elsewhere.fetch(name, aside):
+        return None
+    done = Done.model_validate_json(aside.read_bytes())
+    aside.unlink()
+    there = all((folder / left).exists() or elsewhere.fetch(left, folder / left) for left in done.left)
+    return done if there else None
 
 
 class Shared:
     """Gives results of work; the same work is done once, and whoever asks for it meanwhile waits."""
 
-    def __init__(self, folder: Path, executor: Executor) -> None:
-        self._folder, self._executor = folder, executor
+    def __init__(self, folder: Path, executor: Executor, elsewhere: Elsewhere | None = None) -> None:
+        self._folder, self._executor, self._elsewhere = folder, executor, elsewhere
         self._lock = threading.Lock()
         self._results: dict[tuple[str, str], Future[Done]] = {}
         self._read: dict[tuple[str, str], Value] = {}
@@ -89,7 +127,7 @@ class Shared:
             self._asked[key] += 1
             future = self._results.get(key)
             if future is None:
-                future = self._results[key] = self._executor.submit(perform, self._folder, work)
+                future = self._results[key] = self._executor.submit(perform, self._folder, work, self._elsewhere)
         done = future.result()
         found = self._read.get(key)
         if found is None:
@@ -104,10 +142,10 @@ class Shared:
             asked = dict(self._asked)
         return {
             kind: Spending(
-                sum(asked[key] for key in keys),
-                len(keys),
-                sum(done[key].cpu_seconds for key in keys),
-                sum(done[key].cpu_seconds * asked[key] for key in keys),
+                asked=sum(asked[key] for key in keys),
+                done=len(keys),
+                cpu_seconds=sum(done[key].cpu_seconds for key in keys),
+                unshared=sum(done[key].cpu_seconds * asked[key] for key in keys),
             )
             for kind, keys in _by_kind(done).items()
         }

@@ -16,7 +16,7 @@ from evergrow.cli.pipelines import AsOf, File, read_as_of
 from evergrow.environment import Environment
 
 if TYPE_CHECKING:
-    from evergrow.backtest.compare import Comparison
+    from evergrow.backtest.compare import Comparison, Standing
     from evergrow.backtest.run import Progress
     from evergrow.backtest.work import Spending
     from evergrow.spec.policies import PolicySet
@@ -63,8 +63,7 @@ def backtest(
     from evergrow.backtest.compare import compare
     from evergrow.backtest.page import render
     from evergrow.backtest.run import backtest as run
-    from evergrow.backtest.run import checked
-    from evergrow.contracts import digest
+    from evergrow.backtest.run import checked, run_name
     from evergrow.data.lake import replace
     from evergrow.spec import load
     from evergrow.spec.policies import PolicySet
@@ -74,7 +73,7 @@ def backtest(
     checked(document, tried)
     with _progress() as (said, told):
         folder = _past(file, world, as_of, tried, said)
-        out = folder / "runs" / digest([document.dump(), tried.dump()])[:16]
+        out = folder / "runs" / run_name(document, tried)
         ran = run(document, tried, folder, out, workers or os.cpu_count() or 1, told)
     found = compare(ran.results, tried.recommend)
     page = out / "index.html"
@@ -170,6 +169,7 @@ def _table(found: Comparison) -> None:
                 "to reference": f"{one.against.value:+.4f}",
                 "p": f"{one.against.p_value:.2g}",
                 "trained": one.trainings,
+                **(_rolled_out(one) if any(other.rollouts for other in found.standings) else {}),
                 "age": f"{one.staleness:.0f}d",
                 "": told.get(one.policy, "front" if one.front else ""),
             }
@@ -178,6 +178,13 @@ def _table(found: Comparison) -> None:
         Output.TEXT,
         "",
     )
+
+
+def _rolled_out(one: Standing) -> Mapping[str, str]:
+    """How many rollouts there were, and how they ended."""
+    if not one.rollouts:
+        return {"took over": "", "aborted": ""}
+    return {"took over": f"{one.taken_over} of {one.rollouts}", "aborted": str(one.aborted)}
 
 
 def _told(found: Comparison, spent: Mapping[str, Spending], page: Path) -> str:
@@ -199,4 +206,4 @@ def _told(found: Comparison, spent: Mapping[str, Spending], page: Path) -> str:
 
 
 def _spent(spent: Mapping[str, Spending]) -> Mapping[str, Any]:
-    return {kind: vars(one) for kind, one in spent.items()}
+    return {kind: one.model_dump() for kind, one in spent.items()}

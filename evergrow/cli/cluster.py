@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evergrow.cli.output import Output, OutputOption, Steps, show, show_table
-from evergrow.cli.pipelines import AsOf, File, Pipeline, read_as_of
+from evergrow.cli.pipelines import AsOf, File, Pipeline, Policies, Shares, read_as_of, read_policies
 from evergrow.errors import SpecError
 
 if TYPE_CHECKING:
@@ -165,6 +165,8 @@ def submit(
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the run's name.")] = "manual",
     again: Annotated[bool, typer.Option("--again", help="Run it even if that was done.")] = False,
+    policies: Policies = None,
+    shares: Shares = 4,
     wait: Wait = False,
     timeout: Timeout = "12h",
     namespace: NamespaceOption = None,
@@ -187,11 +189,15 @@ def submit(
       evergrow submit batch_scoring -f model.yaml --env production --endpoint https://kubeflow.example.com/pipeline
       --token-file token -o json
 
+      evergrow submit backtest -f model.yaml --policies policies.yaml --env dev --as-of 2014-01-03 --wait
+
       evergrow submit training -f model.yaml --env dev --image registry.example.com/steps-python:1.4.0@sha256:...
     """
     target = Target(env, namespace, context, runner, endpoint, token_file, ca_cert, insecure)
     place = _changed(target.place(), None, image)
     runs, submission = target.runs(place), _submission(place, pipeline, file, as_of, reason)
+    tried = read_policies(pipeline, policies)
+    submission = dataclasses.replace(submission, policies=tried, shares=shares)
     run = runs.submit(submission, again)
     if not wait:
         show(dataclasses.asdict(run), output, _submitted(run, target))
@@ -308,6 +314,8 @@ def create_schedule(
     from evergrow.spec import load
 
     target = Target(env, namespace, context, None, endpoint, token_file, ca_cert, insecure)
+    if pipeline is Pipeline.BACKTEST:
+        raise SpecError("a backtest is not run again and again", hint="`evergrow submit backtest` runs it once")
     place = _changed(target.place(), None, image)
     made = target.schedules(place).create(pipeline, load(file), cron, suspended)
     show(dataclasses.asdict(made), output, _scheduled(made))

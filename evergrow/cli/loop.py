@@ -19,9 +19,12 @@ from evergrow.environment import Environment
 from evergrow.errors import EvergrowError, SpecError
 
 if TYPE_CHECKING:
-    from evergrow.loop.book import Began, Book, Ended, Entry
+    from evergrow.integrations.loop_kubernetes import ModelObject
+    from evergrow.loop.book import Began, Ended, Entry
+    from evergrow.loop.ports import Book
     from evergrow.loop.tick import Loop
     from evergrow.spec import ContinualModel
+    from evergrow.spec.model import LoopStatus
     from evergrow.spec.retraining import Retraining
 
 POLL_SECONDS = 0.5
@@ -34,6 +37,11 @@ Reason = Annotated[str, typer.Option(help="Why, for who reads the book.", show_d
 At = Annotated[
     str | None,
     typer.Option("--as-of", help="As if it were then, for a past that is replayed. Default: now.", show_default=False),
+]
+
+Env = Annotated[
+    str | None,
+    typer.Option("--env", "-e", help="The environment of a cluster, instead of this machine.", show_default=False),
 ]
 
 app = typer.Typer(
@@ -84,27 +92,37 @@ def run(
 
 
 @app.command()
-def status(file: File, as_of: At = None, output: OutputOption = Output.TEXT) -> None:
+def status(file: File, env: Env = None, as_of: At = None, output: OutputOption = Output.TEXT) -> None:
     """Tell what the loop does, what it decided last, and how its trainings ended.
 
     Examples:
       evergrow loop status -f models/arrival_delay/model.yaml
 
       evergrow loop status -f models/arrival_delay/model.yaml -o json | jq .trainings
+
+      evergrow loop status -f models/arrival_delay/model.yaml --env dev
     """
     from evergrow.spec import load
 
-    _show(load(file), Environment.read(), _instant(as_of), output)
+    document = load(file)
+    if env is None:
+        _show(document, Environment.read(), _instant(as_of), output)
+        return
+    told = _object(document, env, as_of).reported()
+    show(None if told is None else told.model_dump(mode="json"), output, _reported(document, env, told))
 
 
 @app.command()
-def ask(file: File, reason: Reason = "", as_of: At = None, output: OutputOption = Output.TEXT) -> None:
+def ask(file: File, reason: Reason = "", env: Env = None, as_of: At = None, output: OutputOption = Output.TEXT) -> None:
     """Ask for a training: it waits for no cooldown and no quiet hours, but for a budget and a freeze.
 
     Examples:
       evergrow loop ask -f models/arrival_delay/model.yaml --reason "new weather station"
+
+      evergrow loop ask -f models/arrival_delay/model.yaml --env dev --reason "new weather station"
     """
     from evergrow.loop.book import Asked
+    from evergrow.loop.state import Wish
     from evergrow.spec import load
 
     document = load(file)
@@ -113,33 +131,57 @@ def ask(file: File, reason: Reason = "", as_of: At = None, output: OutputOption 
             f"{file}: spec.retraining.triggers: nobody can ask for a training, for none of them is of kind asked",
             hint="add `- kind: asked` to them",
         )
-    _note(document, Asked(at=_instant(as_of), by=_actor(), reason=reason), "a training is asked for", output)
+    told = "a training is asked for"
+    if env is None:
+        _note(document, Asked(at=_instant(as_of), by=_actor(), reason=reason), told, output)
+        return
+    _object(document, env, as_of).ask(Wish(_actor(), reason))
+    _annotated(document, env, told, output)
 
 
 @app.command()
-def freeze(file: File, reason: Reason = "", as_of: At = None, output: OutputOption = Output.TEXT) -> None:
+def freeze(
+    file: File, reason: Reason = "", env: Env = None, as_of: At = None, output: OutputOption = Output.TEXT
+) -> None:
     """Have nothing begun from now on, whatever is wanted. A training that is under way comes to its end.
 
     Examples:
       evergrow loop freeze -f models/arrival_delay/model.yaml --reason "audit until Friday"
+
+      evergrow loop freeze -f models/arrival_delay/model.yaml --env production --reason "audit until Friday"
     """
     from evergrow.loop.book import Froze
+    from evergrow.loop.state import Wish
     from evergrow.spec import load
 
-    _note(load(file), Froze(at=_instant(as_of), by=_actor(), reason=reason), "frozen: nothing is begun", output)
+    document, told = load(file), "frozen: nothing is begun"
+    if env is None:
+        _note(document, Froze(at=_instant(as_of), by=_actor(), reason=reason), told, output)
+        return
+    _object(document, env, as_of).freeze(Wish(_actor(), reason))
+    _annotated(document, env, told, output)
 
 
 @app.command()
-def thaw(file: File, reason: Reason = "", as_of: At = None, output: OutputOption = Output.TEXT) -> None:
+def thaw(
+    file: File, reason: Reason = "", env: Env = None, as_of: At = None, output: OutputOption = Output.TEXT
+) -> None:
     """Let trainings be begun again.
 
     Examples:
       evergrow loop thaw -f models/arrival_delay/model.yaml
+
+      evergrow loop thaw -f models/arrival_delay/model.yaml --env production
     """
     from evergrow.loop.book import Thawed
     from evergrow.spec import load
 
-    _note(load(file), Thawed(at=_instant(as_of), by=_actor(), reason=reason), "trainings are begun again", output)
+    document, told = load(file), "trainings are begun again"
+    if env is None:
+        _note(document, Thawed(at=_instant(as_of), by=_actor(), reason=reason), told, output)
+        return
+    _object(document, env, as_of).thaw()
+    _annotated(document, env, told, output)
 
 
 # -- what is given --
@@ -194,7 +236,10 @@ def check(document: ContinualModel, environment: Environment) -> None:
             hint="such as `- {kind: data-volume, rows: 10000}`; docs/how-to/run-the-loop.md has them all",
         )
     if environment.store is not None:
-        raise SpecError("EVERGROW_STORE is set: a loop runs on one machine, not in an environment of a cluster")
+        raise SpecError(
+            "EVERGROW_STORE is set: in an environment of a cluster the pipeline `monitoring` runs the loop",
+            hint="schedule it: docs/how-to/run-the-loop-on-a-cluster.md",
+        )
 
 
 def _instant(as_of: str | None) -> datetime:
@@ -314,6 +359,37 @@ def _note(document: ContinualModel, entry: Any, told: str, output: Output) -> No
     pid = run_by(environment, document.name)
     heard = f"process {pid} heeds it at once" if pid else "`evergrow loop run` heeds it, which does not run now"
     show(entry.model_dump(mode="json"), output, f"{document.name}: {told}; {heard}")
+
+
+def _object(document: ContinualModel, env: str, as_of: str | None) -> ModelObject:
+    """The model's object in an environment, which lives in the present."""
+    from evergrow.integrations.environments import namespace_of
+    from evergrow.integrations.kubernetes import Kubernetes
+    from evergrow.integrations.loop_kubernetes import ModelObject
+
+    if as_of is not None:
+        raise SpecError("--as-of: is for a past that is replayed on this machine, not for an environment")
+    return ModelObject(Kubernetes.open(namespace_of(env)), document.name)
+
+
+def _annotated(document: ContinualModel, env: str, told: str, output: Output) -> None:
+    text = f"{document.name}: {told}; the next run of the pipeline `monitoring` in {env} heeds it"
+    show({"model": document.name, "environment": env, "told": told}, output, text)
+
+
+def _reported(document: ContinualModel, env: str, told: LoopStatus | None) -> str:
+    """What a loop on a cluster has come to, a line each."""
+    if told is None or told.decided is None:
+        return f"{document.name}: nothing was decided in {env} yet: the pipeline `monitoring` does so when it runs"
+    state = f"training as of {_short(told.training)} is under way" if told.training else "idle"
+    lines = [f"{document.name} in {env}: {state}; {told.trainings} trainings so far"]
+    lines += [f"frozen {told.frozen}"] if told.frozen else []
+    lines += [f"decided last: {_short(told.decided)} {'yes' if told.train else 'no'}: {told.reason}"]
+    lines += [f"trained last: {told.ended}"] if told.ended else []
+    if told.fruitless:
+        until = f"; nothing is begun before {_short(told.not_before)}" if told.not_before else ""
+        lines += [f"{told.fruitless} trainings in a row have brought no champion{until}"]
+    return "\n".join(lines)
 
 
 def _show(document: ContinualModel, environment: Environment, now: datetime, output: Output) -> None:

@@ -18,6 +18,7 @@ from evergrow.errors import SpecError
 if TYPE_CHECKING:
     from evergrow.spec import ContinualModel
     from evergrow.spec.environment import EnvironmentSpec
+    from evergrow.spec.policies import PolicySet
 
 GATE_DID_NOT_PASS = 10
 KILLED = 128 + signal.SIGTERM
@@ -37,9 +38,14 @@ class Pipeline(StrEnum):
     MATERIALIZATION = "materialization"
     BATCH_SCORING = "batch_scoring"
     MONITORING = "monitoring"
+    BACKTEST = "backtest"
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The model's document.", show_default=False)]
+Policies = Annotated[
+    Path | None, typer.Option(help="Of a backtest: the policies to try, a PolicySet.", show_default=False)
+]
+Shares = Annotated[int, typer.Option(help="Of a backtest: so many steps replay policies side by side.", min=1)]
 AsOf = Annotated[
     str | None,
     typer.Option(help="As if it were then: ISO 8601, UTC without an offset. Default: now.", show_default=False),
@@ -64,6 +70,8 @@ def run(
     runner: Annotated[
         Runner, typer.Option(help="What runs the steps: processes here, or Pods of the environment we run in.")
     ] = Runner.PROCESSES,
+    policies: Policies = None,
+    shares: Shares = 4,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Run a pipeline here, each step in its own process, as Kubeflow would on a cluster.
@@ -85,7 +93,8 @@ def run(
     place = _place(environment) if runner is Runner.PODS else None
     # As by Ctrl-C: what was started is stopped. The first process of a container would not hear it otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(KILLED))
-    summary = run_pipeline(environment, pipeline, document, read_as_of(as_of), again, place)
+    tried = read_policies(pipeline, policies)
+    summary = run_pipeline(environment, pipeline, document, read_as_of(as_of), again, place, tried, shares)
     show(summary, output, _told(summary))
     if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":
         raise typer.Exit(GATE_DID_NOT_PASS)
@@ -123,6 +132,21 @@ def report(
         typer.launch(path.as_uri())
 
 
+def read_policies(pipeline: Pipeline, policies: Path | None) -> PolicySet | None:
+    """The policies that a backtest tries.
+
+    Raises:
+        SpecError: it is a backtest and they are not given, or the other way round.
+    """
+    from evergrow.spec import load
+    from evergrow.spec.policies import PolicySet
+
+    if (policies is None) is (pipeline is Pipeline.BACKTEST):
+        told = "a backtest needs it" if policies is None else f"is for a backtest, found with {pipeline}"
+        raise SpecError(f"--policies: {told}", hint="such as --policies models/arrival_delay/policies.yaml")
+    return None if policies is None else load(policies, PolicySet)
+
+
 def read_as_of(text: str | None, option: str = "--as-of") -> str:
     """The instant an option names, or now; as ISO 8601 in UTC.
 
@@ -146,6 +170,8 @@ def run_pipeline(
     as_of: str,
     again: bool = False,
     place: EnvironmentSpec | None = None,
+    policies: PolicySet | None = None,
+    shares: int = 4,
 ) -> dict[str, Any]:
     """Run a pipeline with its steps shown, and say what came of it; what was done already is told, not done again.
 
@@ -156,6 +182,8 @@ def run_pipeline(
         as_of: ISO 8601.
         again: run it even if nothing it reads has changed.
         place: the environment of a cluster in whose pods the steps run; None: in processes here.
+        policies: what a backtest tries.
+        shares: into which a backtest is dealt.
 
     Raises:
         PipelineError: a step failed; or the gate passed and yet nothing was deployed.
@@ -163,7 +191,9 @@ def run_pipeline(
     from evergrow.integrations import pipeline_runs
 
     with Steps(f"{pipeline} of {document.name} as of {as_of}") as steps:
-        return pipeline_runs.run_pipeline(environment, pipeline, document, as_of, steps, again=again, place=place)
+        return pipeline_runs.run_pipeline(
+            environment, pipeline, document, as_of, steps, again=again, place=place, policies=policies, shares=shares
+        )
 
 
 def _place(environment: Environment) -> EnvironmentSpec:
@@ -194,6 +224,8 @@ def _told(summary: dict[str, Any]) -> str:
         lines += [f"version {summary['version']}: {serving}", f"report: {summary['report']}"]
     if "predictions" in summary:
         lines += [f"predictions: {summary['predictions']}"]
+    if "results" in summary:
+        lines += [f"results and page: {summary['results']}"]
     if "action" in summary:
         lines += [f"{summary['action']}: {reason}" for reason in summary["reasons"]]
         lines += [f"report: {summary['report']}"]

@@ -57,6 +57,7 @@ def add_to(parent: typer.Typer) -> None:
     """Add this module's commands."""
     parent.add_typer(app, name="rollout")
     parent.command()(rollback)
+    parent.command()(approve)
     app.command("rollback")(rollback)
 
 
@@ -216,6 +217,26 @@ def abort(name: NameOrModel, env: Env = None, output: OutputOption = Output.TEXT
       evergrow rollout abort arrival-delay
     """
     _order(env, name, "abort", output)
+
+
+def approve(name: NameOrModel, env: Env = None, output: OutputOption = Output.TEXT) -> None:
+    """Approve of a version that passed its gate, where the environment asks for that: it takes over as it should.
+
+    Who approved is on record in the rollout's history. `evergrow rollout abort` refuses it.
+
+    Examples:
+      evergrow approve arrival-delay --env production
+    """
+    from evergrow.rollout.asking import awaits_approval
+
+    found = _found(rollouts_of(env), name)
+    if not awaits_approval(found):
+        status = found.status
+        raise RolloutError(
+            f"{found.name} waits for no approval: {status.phase}: {status.reason}",
+            hint="`evergrow rollout resume` goes on with one that somebody paused" if not found.over else "",
+        )
+    _order(env, found.name, "resume", output)
 
 
 def rollback(

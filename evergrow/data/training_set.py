@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Feature, TrainingSet
+from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Feature, SetAside, TrainingSet
 from evergrow.data.lake import replace, rows_digest
+from evergrow.data.references import judged, microseconds, set_aside
 from evergrow.data.splits import Boundaries, boundaries
 from evergrow.data.windows import Candidates, needs_features, select
 from evergrow.errors import DataError, NotEnoughData, RequestError
@@ -19,6 +21,7 @@ from evergrow.learning.learn import calibrates
 from evergrow.learning.vector import Vectoriser, levels
 from evergrow.ports import FeatureStore
 from evergrow.spec import ContinualModel
+from evergrow.spec.model import References
 from evergrow.spec.windows import All, Sliding, Window
 
 ROWS, ABOUT = "rows.parquet", "training_set.json"
@@ -30,7 +33,7 @@ def build(
     """Build the training set of a model as of an instant, whatever became known later, and write it to `out`.
 
     Args:
-        model: the document: label, feature service, window, lengths of holdout and calibration.
+        model: the document: label, feature service, window, lengths of holdout and calibration, what is set aside.
         examples: one row per prediction; labels that are missing, or were not known at `as_of`, are left out.
         store: gives the features.
         as_of: aware instant.
@@ -47,7 +50,9 @@ def build(
     at = boundaries(labelled, spec.evaluation.holdout, spec.training.calibration_length)
     given = [c for c in examples.columns if c not in (EVENT_TIMESTAMP, KNOWN_AT, spec.label.column)]
     labelled = labelled.sort_values([EVENT_TIMESTAMP, *given], ignore_index=True)
-    joined, features = _joined(model, labelled, at, store)
+    references = spec.evaluation.references
+    aside = SetAside(share=references.share, keys=tuple(given)) if references else None
+    joined, features = _joined(model, labelled, at, aside, store)
     _check_slices(model, joined)
     rows = joined[[EVENT_TIMESTAMP, KNOWN_AT, *given, *(f.name for f in features), spec.label.column]]
     about = TrainingSet(
@@ -59,13 +64,14 @@ def build(
         features=features,
         slices=spec.evaluation.slices,
         rows=len(rows),
-        first=rows[EVENT_TIMESTAMP].iloc[0].to_pydatetime(),
+        first=rows[EVENT_TIMESTAMP][~set_aside(rows, aside)].iloc[0].to_pydatetime(),
         last=rows[EVENT_TIMESTAMP].iloc[-1].to_pydatetime(),
         holdout_from=at.holdout_from.to_pydatetime(),
         calibration_from=at.calibration_from.to_pydatetime(),
         data_digest=rows_digest(rows),
         features_digest=store.digest(spec.features.service),
         source_digest=source_digest,
+        set_aside=aside,
     )
     write(out, about, rows)
     return about
@@ -135,35 +141,47 @@ def _check_labels(model: ContinualModel, rows: pd.DataFrame) -> None:
 
 
 def _joined(
-    model: ContinualModel, labelled: pd.DataFrame, at: Boundaries, store: FeatureStore
+    model: ContinualModel, labelled: pd.DataFrame, at: Boundaries, aside: SetAside | None, store: FeatureStore
 ) -> tuple[pd.DataFrame, tuple[Feature, ...]]:
     """The rows that the document trains and judges on with their features, and which features these are."""
     looks = needs_features(model.spec.training.window)
     if not looks:  # the fewer rows, the cheaper is the join
-        labelled = _window(model, labelled, at, ())
+        labelled = _window(model, labelled, at, aside, ())
     joined = store.history(model.spec.features.service, labelled)
     features = tuple(Feature(name=n, kind=_kind(joined[n])) for n in joined.columns if n not in labelled.columns)
-    return _window(model, joined, at, features) if looks else joined, features
+    return _window(model, joined, at, aside, features) if looks else joined, features
 
 
-def _window(model: ContinualModel, rows: pd.DataFrame, at: Boundaries, features: Sequence[Feature]) -> pd.DataFrame:
-    """The rows that are fitted on by the document's window, and all those to calibrate on and held out.
+def _window(
+    model: ContinualModel, rows: pd.DataFrame, at: Boundaries, aside: SetAside | None, features: Sequence[Feature]
+) -> pd.DataFrame:
+    """The rows that are fitted on by the document's window, and all those to calibrate on, held out and set aside.
 
     Rows whose label came after the part that is fitted on stay with the windows `all` and `sliding`; nobody fits on
-    them. Those of the calibration part are fitted on where nothing is calibrated.
+    them. Those of the calibration part are fitted on where nothing is calibrated. Of rows that are set aside, those of
+    periods that are judged are there, whatever the window.
     """
     training, asked = model.spec.training, rows[EVENT_TIMESTAMP]
     window, end = training.window, at.calibration_from if calibrates(training) else at.holdout_from
-    before = (asked < at.calibration_from).to_numpy()
+    old = (asked < at.calibration_from).to_numpy()
+    apart = old & set_aside(rows, aside)
+    before = old & ~apart
     among = before if isinstance(window, All | Sliding) else before & (rows[KNOWN_AT] <= end).to_numpy()
     until = at.calibration_from.ceil("us").tz_convert("UTC").tz_localize(None).to_datetime64()
     candidates, metric = _candidates(model, rows[among], features), model.spec.evaluation.gate.metric
-    kept = ~before
+    kept = ~old | (apart & _judged(model.spec.evaluation.references, asked, at))
     kept[among] = select(window, candidates, until, model.spec.task, metric, training.seed)
     if not (kept & before).any():
-        raise _nothing_left(window, asked[before])
+        raise _nothing_left(window, asked[old])
     chosen: pd.DataFrame = rows[kept].reset_index(drop=True)
     return chosen
+
+
+def _judged(references: References | None, asked: pd.Series, at: Boundaries) -> NDArray[np.bool_]:
+    """Which rows were asked for in a period of which those set aside are judged on."""
+    if references is None:
+        return np.zeros(len(asked), np.bool_)
+    return judged(microseconds(asked), at.holdout_from, references)
 
 
 def _candidates(model: ContinualModel, rows: pd.DataFrame, features: Sequence[Feature]) -> Candidates:
@@ -193,9 +211,13 @@ def _kind(values: pd.Series) -> str:
 
 
 def _check_slices(model: ContinualModel, rows: pd.DataFrame) -> None:
-    for i, column in enumerate(model.spec.evaluation.slices):
+    evaluation = model.spec.evaluation
+    named = [(f"slices[{i}]", column) for i, column in enumerate(evaluation.slices)]
+    if evaluation.references is not None:
+        named += [(f"references.slices[{i}]", column) for i, column in enumerate(evaluation.references.slices)]
+    for path, column in named:
         if column not in rows.columns:
             raise DataError(
-                f"spec.evaluation.slices[{i}]: must be a column of the training set, found {column!r}",
+                f"spec.evaluation.{path}: must be a column of the training set, found {column!r}",
                 hint=f"columns: {', '.join(rows.columns)}",
             )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evergrow.contracts import Task
+from evergrow.data.mixing import uniform
 from evergrow.learning.learn import single_threaded
 from evergrow.learning.losses import row_losses
 from evergrow.spec.windows import All, Decay, Dynamic, Fixed, Hard, Reservoir, Season, Similar, Sliding, Window
@@ -32,7 +33,6 @@ MOST = 50_000
 CAP = 0.95
 """Of the older rows, the share that is less like the recent ones than a row that is surely kept."""
 _DAY = 86_400_000_000
-_STEP = np.uint64(0x9E3779B97F4A7C15)
 _PROBES: Mapping[str, str] = {"mae": "absolute_error", "poisson_deviance": "poisson"}
 
 
@@ -119,25 +119,13 @@ def _selected(window: Window, rows: Candidates, until: np.datetime64, by: _Probi
 def chances(asked: NDArray[np.datetime64], seed: int) -> Floats:
     """One number a row, uniform in [0, 1): of the seed, the instant, and the row's place among those of that instant.
 
-    The instant, the place and the seed are mixed by the finaliser of SplitMix64: G. Steele, D. Lea & C. Flood, Fast
-    splittable pseudorandom number generators, OOPSLA 2014.
-
     Args:
         asked: datetime64[us], sorted, [n].
         seed: in [0, 2^64).
     """
     instants = asked.astype("datetime64[us]").astype(np.int64)
     place = np.arange(len(instants)) - np.searchsorted(instants, instants, side="left")
-    mixed = np.full(len(instants), seed, np.uint64)
-    for part in (instants, place):
-        mixed = _mixed(mixed + _STEP) ^ part.astype(np.uint64)
-    return (_mixed(mixed + _STEP) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return uniform(seed, (instants.view(np.uint64), place.astype(np.uint64)), len(instants))
 
 
 def _newer(ages: Ages, length: timedelta) -> Mask:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from evergrow.contracts import EvaluationReport, Metric, Slice, TrainedModel
+from evergrow.contracts import EvaluationReport, Metric, Slice, TrainedModel, Transfer
 from evergrow.spec import ContinualModel
 
 LIMITS = (
@@ -33,7 +33,8 @@ def model_card(document: ContinualModel, trained: TrainedModel, report: Evaluati
         readme: what its authors wrote of purpose and limits; opens the card.
     """
     opening = readme.strip() or f"# {document.name}\n\n{document.spec.description}"
-    sections = [opening, *_made_of(document, trained), *_judged(report), *_slices(report), *_weights(report)]
+    found = (*_judged(report), *_slices(report), *_kept(report), *_weights(report))
+    sections = [opening, *_made_of(document, trained), *found]
     return "\n\n".join([*sections, "## Limits", _bullets(LIMITS)]) + "\n"
 
 
@@ -88,6 +89,30 @@ def _slice_row(part: Slice, names: Sequence[str]) -> tuple[str, ...]:
         f"{part.column} = {part.value}",
         f"{rows:,}",
         *(_number(metrics[n]) if n in metrics else "–" for n in names),
+    )
+
+
+def _kept(report: EvaluationReport) -> Iterator[str]:
+    if not report.transfers:
+        return
+    yield "## What it has kept"
+    yield (
+        f"Mean {report.primary} on rows of earlier periods that no version is fitted on. Backward transfer is the "
+        "champion's less this version's: below 0, it has become worse there."
+    )
+    head = ("period", "slice", "rows", "this version", "champion", "backward transfer")
+    yield _table(head, [_kept_row(one) for one in report.transfers])
+
+
+def _kept_row(one: Transfer) -> tuple[str, ...]:
+    ends = f" [{one.low:.4g}, {one.high:.4g}]" if one.low is not None and one.high is not None else ""
+    return (
+        f"{one.since:%Y-%m-%d} to {one.until:%Y-%m-%d}",
+        one.slice or "all",
+        f"{one.rows:,}",
+        f"{one.loss:.4g}",
+        f"{one.champion_loss:.4g}",
+        f"{one.transfer:.4g}{ends}{', forgotten' if one.forgotten else ''}",
     )
 
 

@@ -13,11 +13,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evergrow.contracts import EVENT_TIMESTAMP, Check, EvaluationReport, Slice, TrainingSet, Verdict
+from evergrow.contracts import EVENT_TIMESTAMP, Check, EvaluationReport, Slice, TrainingSet, Transfer, Verdict
 from evergrow.data import training_set as training_sets
+from evergrow.data.references import judged, microseconds
 from evergrow.errors import NotEnoughData
-from evergrow.evaluation import curves
-from evergrow.evaluation.gate import ChallengerLosses, ChampionLosses, check_floor, check_limit, compare
+from evergrow.evaluation import curves, forgetting
+from evergrow.evaluation.gate import (
+    ChallengerLosses,
+    ChampionLosses,
+    ControlLosses,
+    check_control,
+    check_floor,
+    check_limit,
+    compare,
+)
 from evergrow.evaluation.metrics import Floats
 from evergrow.evaluation.slices import Scored, Skipped, by_column, by_month
 from evergrow.learning.bundle import FILES, Bundle, bundle_digest
@@ -25,6 +34,7 @@ from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import labels, split
 from evergrow.monitoring.baseline import Baseline
 from evergrow.spec import ContinualModel
+from evergrow.spec.model import References
 from evergrow.statistics.means import Ints, time_blocks
 
 REPORT, BASELINE = "report.json", "baseline"
@@ -42,6 +52,7 @@ def evaluate(
     champion: Path | None,
     champion_name: str,
     out: Path,
+    control: Path | None = None,
 ) -> EvaluationReport:
     """Measure, compare and judge; writes the report as `out`/report.json, and beside it what to hold service against.
 
@@ -52,6 +63,7 @@ def evaluate(
         champion: bundle of the one it wants to replace; None if there is none, then the prior takes its place.
         champion_name: what the report calls the champion; not used for the prior.
         out: directory of the report.
+        control: bundle of a refit that the new model, an update, is held against, too; None: there is none.
 
     Raises:
         NotEnoughData: there is no holdout row.
@@ -60,7 +72,8 @@ def evaluate(
     """
     holdout = read_holdout(training_set, model)
     new, old = Bundle.load(challenger), Bundle.load(champion) if champion else None
-    report = _report(model, holdout, new, old, champion_name if champion else PRIOR)
+    refitted = Bundle.load(control) if control else None
+    report = _report(model, holdout, new, old, champion_name if champion else PRIOR, refitted)
     out.mkdir(parents=True, exist_ok=True)
     baseline(model, holdout, new).save(out / BASELINE)
     (out / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -76,7 +89,7 @@ def baseline(model: ContinualModel, holdout: Holdout, new: Bundle) -> Baseline:
 
 
 def _report(
-    model: ContinualModel, holdout: Holdout, new: Bundle, old: Bundle | None, champion: str
+    model: ContinualModel, holdout: Holdout, new: Bundle, old: Bundle | None, champion: str, control: Bundle | None
 ) -> EvaluationReport:
     X = new.columns(holdout.rows)
     scored, rival = holdout.scored(new.predict(X)), _rival(holdout, new, old)
@@ -84,9 +97,12 @@ def _report(
     metrics = scored.measured(names)
     slices = [part for column in model.spec.evaluation.slices for part in by_column(scored, column, names)]
     months = list(by_month(scored, names))
+    forgotten, transfers = _forgetting(model, holdout, new, old, rival)
     checks = (
         _champion_check(model, holdout, scored.scores, rival, old),
+        *_control_checks(model, holdout, scored.scores, control),
         *(check_floor(floor, metrics) for floor in model.spec.evaluation.gate.floors),
+        *forgotten,
         *_limits(model, new, holdout.rows),
     )
     asked = holdout.rows[EVENT_TIMESTAMP]
@@ -104,6 +120,7 @@ def _report(
         champion_metrics=() if isinstance(rival, Verdict) else holdout.scored(rival).measured(names),
         slices=_kept(slices),
         months=_kept(months),
+        transfers=transfers,
         curves={**_curves(model, new, scored, X), "skipped": _skipped([*slices, *months])},
         checks=checks,
         verdict=Verdict.worst(check.verdict for check in checks),
@@ -114,7 +131,8 @@ def _report(
 class Holdout:
     """Held-out rows with their labels [n], and the blocks of time of the gate and of the metrics' intervals.
 
-    `seen` is the least and greatest value of each numeric feature in the whole training set.
+    `seen` is the least and greatest value of each numeric feature in the whole training set, `set_aside` the rows of
+    earlier periods that no model is fitted on.
     """
 
     about: TrainingSet
@@ -123,6 +141,7 @@ class Holdout:
     blocks: Ints
     joined_blocks: Ints
     seen: Mapping[str, tuple[float, float]]
+    set_aside: pd.DataFrame
 
     def scored(self, scores: Floats) -> Scored:
         """The rows with a model's scores."""
@@ -137,13 +156,14 @@ def read_holdout(training_set: Path, model: ContinualModel) -> Holdout:
         DataError: a label is missing, or is not what the task takes.
     """
     about, rows = training_sets.read(training_set)
-    holdout = split(about, rows).holdout.reset_index(drop=True)
+    parts = split(about, rows)
+    holdout = parts.holdout.reset_index(drop=True)
     if holdout.empty:
         raise NotEnoughData(f"holdout: no row was asked for on or after {about.holdout_from:%Y-%m-%d %H:%M} UTC")
     seconds = holdout[EVENT_TIMESTAMP].astype("datetime64[s, UTC]").to_numpy(dtype="datetime64[s]").astype(np.int64)
     length = model.spec.evaluation.gate.block.total_seconds()
     blocks, joined = time_blocks(seconds, length), time_blocks(seconds, length, INTERVAL_BLOCKS)
-    return Holdout(about, holdout, labels(about, holdout), blocks, joined, _seen(about, rows))
+    return Holdout(about, holdout, labels(about, holdout), blocks, joined, _seen(about, rows), parts.set_aside)
 
 
 def _seen(about: TrainingSet, rows: pd.DataFrame) -> Mapping[str, tuple[float, float]]:
@@ -187,6 +207,50 @@ def _champion_check(
         seen = f"the champion was fitted on rows up to {old.info.trained_on[1]:%Y-%m-%d}, within this holdout"
         verdict = Verdict(outcome=verdict.outcome, reason=f"{verdict.reason} ({seen}: this favours it)")
     return Check(name="champion", verdict=verdict)
+
+
+def _control_checks(model: ContinualModel, holdout: Holdout, scores: Floats, control: Bundle | None) -> Iterator[Check]:
+    wanted, evaluation = model.spec.training.update.control, model.spec.evaluation
+    if wanted is not None and control is not None:
+        metric, refitted = evaluation.gate.metric, control.predict(control.columns(holdout.rows))
+        yield check_control(
+            ControlLosses(row_losses(metric, holdout.y, refitted)),
+            ChallengerLosses(row_losses(metric, holdout.y, scores)),
+            holdout.blocks,
+            evaluation.gate,
+            wanted.tolerance,
+            evaluation.minimum_rows,
+        )
+
+
+def _forgetting(
+    model: ContinualModel, holdout: Holdout, new: Bundle, old: Bundle | None, rival: Floats | Verdict
+) -> tuple[tuple[Check, ...], tuple[Transfer, ...]]:
+    """The check of what is set aside, and what it measured; none without references or a champion that answers."""
+    evaluation, about = model.spec.evaluation, holdout.about
+    rule, metric = evaluation.references, evaluation.gate.metric
+    if rule is None or old is None or isinstance(rival, Verdict):
+        return (), ()
+    if old.info.set_aside != about.set_aside and new.info.parent != old.info.identity.digest:
+        seen = "the champion was fitted on rows that are now set aside: nothing can be shown before the next one"
+        return (Check(name=forgetting.CHECK, verdict=Verdict(outcome="pass", reason=seen)),), ()
+    rows = _remembered(rule, holdout)
+    y = labels(about, rows)
+    check, transfers = forgetting.judge(
+        rule,
+        evaluation.gate,
+        forgetting.Remembered(microseconds(rows[EVENT_TIMESTAMP]), rows),
+        ChampionLosses(row_losses(metric, y, old.predict(old.columns(rows)))),
+        ChallengerLosses(row_losses(metric, y, new.predict(new.columns(rows)))),
+    )
+    return (check,), transfers
+
+
+def _remembered(rule: References, holdout: Holdout) -> pd.DataFrame:
+    """The rows that are set aside, of the periods that are judged."""
+    asked = microseconds(holdout.set_aside[EVENT_TIMESTAMP])
+    rows: pd.DataFrame = holdout.set_aside[judged(asked, holdout.about.holdout_from, rule)]
+    return rows
 
 
 def _limits(model: ContinualModel, new: Bundle, rows: pd.DataFrame) -> Iterator[Check]:

@@ -10,16 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evergrow.contracts import Check, Metric, Verdict
-from evergrow.spec.model import Floor, Gate
+from evergrow.spec.model import MINIMUM_BLOCKS, Floor, Gate
 from evergrow.statistics.means import Ints, mean
-
-MINIMUM_BLOCKS = 8
-"""Fewer blocks of time tell too little of how losses hang together."""
 
 
 @dataclass(frozen=True)
 class ChampionLosses:
     """Losses per row of what serves now, float64 [n]."""
+
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ControlLosses:
+    """Losses per row of what a refit would have been, on the same rows in the same order, float64 [n]."""
 
     values: NDArray[np.float64]
 
@@ -32,7 +36,12 @@ class ChallengerLosses:
 
 
 def compare(
-    champion: ChampionLosses, challenger: ChallengerLosses, blocks: Ints, gate: Gate, minimum_rows: int
+    champion: ChampionLosses,
+    challenger: ChallengerLosses,
+    blocks: Ints,
+    gate: Gate,
+    minimum_rows: int,
+    rival: str = "champion",
 ) -> Verdict:
     """Judge by mean(champion's loss - challenger's loss), the reduction, against the gate's margin.
 
@@ -46,14 +55,15 @@ def compare(
         blocks: the block of time of each row, 0 … T - 1 in order of time without gaps.
         gate: metric, margin and alpha.
         minimum_rows: fewer are inconclusive.
+        rival: what the reason calls the champion.
     """
     old, new, n = champion.values, challenger.values, len(challenger.values)
-    if fault := _fault(champion, challenger, gate.metric):
+    if fault := fault_of(old, new, gate.metric, rival):
         return Verdict(outcome="error", reason=fault)
     reduction = mean(old - new, blocks)
     low, high = reduction.lower(gate.alpha), reduction.upper(gate.alpha)
     reason = (
-        f"{gate.metric} {new.mean():.4f} vs champion {old.mean():.4f}, "
+        f"{gate.metric} {new.mean():.4f} vs {rival} {old.mean():.4f}, "
         f"difference {reduction.value:+.4f} [{low:+.4f}, {high:+.4f}], "
         f"margin {gate.margin:g}, n={n:,} in {reduction.blocks} blocks"
     )
@@ -66,14 +76,36 @@ def compare(
     return Verdict(outcome="fail" if high < gate.margin else "inconclusive", reason=reason)
 
 
-def _fault(champion: ChampionLosses, challenger: ChallengerLosses, metric: str) -> str:
-    if not len(challenger.values):
+def check_control(
+    control: ControlLosses, update: ChallengerLosses, blocks: Ints, gate: Gate, tolerance: float, minimum_rows: int
+) -> Check:
+    """Fail if an update is surely worse than its control, by more than is tolerated; else pass.
+
+    Surely is with the confidence of `compare`, whose rows, blocks and errors are these; too few to tell is for the
+    champion's check to say, which is made on the same rows.
+
+    Args:
+        control: losses of a refit.
+        update: losses of what went on from the champion.
+        blocks: the block of time of each row, as `compare` takes them.
+        gate: metric and alpha.
+        tolerance: by how much the update may be worse, as a share of the control's mean loss; in [0, 1].
+        minimum_rows: fewer fail nothing.
+    """
+    tolerated = tolerance * float(control.values.sum()) / max(len(control.values), 1)
+    gate = gate.model_copy(update={"margin": -tolerated})
+    found = compare(ChampionLosses(control.values), update, blocks, gate, minimum_rows, "control")
+    outcome = found.outcome if found.outcome in ("fail", "error") else "pass"
+    return Check(name="control", verdict=Verdict(outcome=outcome, reason=found.reason))
+
+
+def fault_of(old: NDArray[np.float64], new: NDArray[np.float64], metric: str, rival: str) -> str:
+    """Why losses cannot be compared: there are none, or not as many, or one is not finite; empty if they can."""
+    if not len(new):
         return f"{metric}: no rows to compare on"
-    if len(champion.values) != len(challenger.values):
-        return (
-            f"{metric}: {len(challenger.values):,} losses of the challenger, {len(champion.values):,} of the champion"
-        )
-    for who, values in (("challenger", challenger.values), ("champion", champion.values)):
+    if len(old) != len(new):
+        return f"{metric}: {len(new):,} losses of the challenger, {len(old):,} of the {rival}"
+    for who, values in (("challenger", new), (rival, old)):
         if bad := int((~np.isfinite(values)).sum()):
             return f"{metric}: {bad:,} of the {who}'s {len(values):,} losses are not finite numbers"
     return ""

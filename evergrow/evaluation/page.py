@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from evergrow.contracts import EvaluationReport, Metric, Slice, TrainingSet
+from evergrow.contracts import EvaluationReport, Metric, Slice, TrainingSet, Transfer
 from evergrow.errors import SpecError
 from evergrow.evaluation.metrics import MEASURES
 from evergrow.learning.identity import identify
@@ -37,6 +37,13 @@ class Row(NamedTuple):
     name: str
     new: Metric
     old: Metric | None
+    plot: Markup
+
+
+class Kept(NamedTuple):
+    """What is kept of an earlier period, with its plot."""
+
+    transfer: Transfer
     plot: Markup
 
 
@@ -72,6 +79,7 @@ def render(report: EvaluationReport, model: ContinualModel, training_set: Traini
         months=_slice_rows(report.months, report, overall),
         slices=_by_column(report, overall),
         skipped=report.curves.get("skipped", ()),
+        kept=_kept(report.transfers),
         importance=_importance(report.curves.get("importance") or {}),
         confusion=_confusion(report.curves.get("confusion") or {}),
         plots=_plots(report, overall),
@@ -128,6 +136,19 @@ def _by_column(report: EvaluationReport, overall: Metric | None) -> list[tuple[s
         (column, sorted(_slice_rows(part, report, overall), key=lambda row: sign * row.new.value))
         for column, part in parts
     ]
+
+
+def _kept(transfers: Sequence[Transfer]) -> list[Kept]:
+    """All on one scale, around no change."""
+    ends = (end for one in transfers for end in (one.transfer, one.low, one.high) if end is not None)
+    scale = Scale.around(ends, zero=True)
+    return [Kept(one, _change(one, scale)) for one in transfers]
+
+
+def _change(one: Transfer, scale: Scale) -> Markup:
+    low, high = (one.transfer if end is None else end for end in (one.low, one.high))
+    label = f"{one.since:%Y-%m-%d} {one.slice}: {number(one.transfer)}"
+    return plots.strip(scale, [Whisker(one.transfer, low, high)], label, 0.0)
 
 
 def _importance(rises: Mapping[str, float]) -> list[Bar]:
@@ -207,6 +228,9 @@ def _periods(data: TrainingSet, report: EvaluationReport, model: ContinualModel)
     rows = [(fitted, instant(data.first), f"before {instant(until)}")]
     if calibrates:
         rows += [("calibration and search", instant(until), f"before {instant(data.holdout_from)}")]
+    if data.set_aside is not None:
+        aside = f"set aside ({data.set_aside.share:g} of all rows)"
+        rows += [(aside, "the beginning", f"before {instant(data.holdout_from)}")]
     return [*rows, ("holdout", instant(report.holdout[0]), instant(report.holdout[1]))]
 
 

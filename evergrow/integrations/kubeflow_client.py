@@ -164,6 +164,10 @@ class KubeflowRuns:
             raise self._failure(run, say)
         return run
 
+    def why(self, run_id: str) -> str:
+        """Why a run failed, by its step's own word or Kubernetes'."""
+        return str(self._failure(self.get(run_id), lambda _: None))
+
     def returned(self, run: SubmittedRun) -> Mapping[str, str]:
         """What each step of a run returned, in the order they ran, as far as its pods' logs can still be read."""
         try:
@@ -207,8 +211,10 @@ class KubeflowRuns:
     def _run(self, told: Any) -> SubmittedRun:
         state = STATES.get(str(told.state), "pending" if told.state is None else "unknown")
         link = self.kubeflow.link(told.run_id)
-        created = told.created_at.astimezone(UTC) if told.created_at else None
-        return SubmittedRun(told.display_name, told.run_id, state, link, "kubeflow", created)
+        created, ended = (at.astimezone(UTC) if at else None for at in (told.created_at, told.finished_at))
+        return SubmittedRun(
+            told.display_name, told.run_id, state, link, "kubeflow", created, ended=ended if state in OVER else None
+        )
 
     def _pods(self, run_id: str, step: str | None = None) -> list[Object]:
         """A run's pods, or those of one of its steps; none if they must not be read."""

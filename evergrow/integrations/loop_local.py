@@ -25,7 +25,7 @@ from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, EvergrowError, LoopError, SpecError
 from evergrow.journal import Event
-from evergrow.loop.book import Book
+from evergrow.loop.book import BookFile
 from evergrow.loop.labels import first_known
 from evergrow.loop.ports import Result
 from evergrow.spec import ContinualModel
@@ -37,9 +37,9 @@ POLL_SECONDS = 0.05
 Tell = Callable[[str], object]
 
 
-def book_of(environment: Environment, model: str) -> Book:
+def book_of(environment: Environment, model: str) -> BookFile:
     """The book of a model's loop."""
-    return Book(environment.loop(model) / "book.jsonl")
+    return BookFile(environment.loop(model) / "book.jsonl")
 
 
 def run_by(environment: Environment, model: str) -> int | None:
@@ -135,12 +135,9 @@ class LocalWorld:
         return None
 
     def champion(self, now: datetime) -> Champion | None:
-        """By MLflow's alias. Who was promoted later than now, where time is replayed, serves since its data was cut."""
-        found = self._registry.resolve(self.document.name, "champion")
-        if found is None:
-            return None
-        cut, promoted = self._registry.as_of(found), self._promoted(found.version)
-        return Champion(found.version, cut, promoted if promoted and promoted <= now else cut)
+        """By MLflow's alias."""
+        champion: Champion | None = self._registry.champion(self.document.name, now)
+        return champion
 
     def look(self, now: datetime) -> Look | None:
         """Run the monitoring pipeline if anything was predicted; what it saw before, if it fails."""
@@ -191,11 +188,6 @@ class LocalWorld:
 
         at = now.isoformat()
         return run_pipeline(self.environment, pipeline, self.document, at, Quiet(), inherits=self.inherits)
-
-    def _promoted(self, version: int) -> datetime | None:
-        records = self._registry.audit.records()
-        mine = [one.at for one in records if one.model == self.document.name and one.version == version]
-        return mine[-1] if mine else None
 
     def _newest_look(self, now: datetime) -> Look | None:
         from evergrow.monitoring.watch import Watch

@@ -24,6 +24,7 @@ from evergrow.integrations.object_store import mirrored
 from evergrow.integrations.sqlite_converters import import_ipython_harmlessly
 from evergrow.learning.bundle import bundle_digest
 from evergrow.learning.search import read_trials
+from evergrow.triggers.history import Champion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOADER = "evergrow.learning.bundle"
@@ -168,6 +169,15 @@ class MlflowRegistry:
         """As of when a version's training data was known."""
         parameters = self._client.get_run(version.run_id).data.params
         return instant(parameters["as_of"])
+
+    def champion(self, model: str, now: datetime) -> Champion | None:
+        """Who serves, by the alias. Who was promoted later than now, where time is replayed, serves since its cut."""
+        found = self.resolve(model, CHAMPION)
+        if found is None:
+            return None
+        cut = self.as_of(found)
+        promoted = [one.at for one in self.audit.records() if (one.model, one.version) == (model, found.version)]
+        return Champion(found.version, cut, promoted[-1] if promoted and promoted[-1] <= now else cut)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -395,6 +405,8 @@ def _metrics(report: EvaluationReport) -> Iterator[tuple[str, float]]:
         yield f"{metric.name}/high", metric.high
     for metric in report.champion_metrics:
         yield f"champion/{metric.name}", metric.value
+    if report.backward_transfer is not None:
+        yield "backward_transfer", report.backward_transfer
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
+
 from evergrow.backtest.past import ABOUT, Past
 from evergrow.backtest.tasks import PAST
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, digest
@@ -43,17 +45,34 @@ def own_past(
     ingested = ingest(source_of(spec.source), lake, as_of, told)
     store = FeastStore(environment)
     store.apply()
-    key = digest(
-        [ingested.digest, store.digest(spec.features.service), spec.label.column, late.total_seconds(), _code(document)]
-    )
+    examples = known_by(lake.read("examples"), spec.label.column, as_of)
+    rows_of = [ingested.digest, len(examples), str(examples[KNOWN_AT].max())]
+    features_of = [store.digest(spec.features.service), spec.label.column, late.total_seconds()]
+    key = digest([*rows_of, *features_of, _code(document)])
     folder = environment.backtests(document.name) / key[:SHORT]
     if not (folder / PAST / ABOUT).exists():
-        examples = lake.read("examples")
         told(f"joining {len(examples):,} examples with their features")
         rows = store.history(spec.features.service, examples)
         features = [name for name in rows.columns if name not in examples.columns]
         Past.of(spec.task, spec.label.column, features, rows, late).save(folder / PAST)
     return folder
+
+
+def known_by(examples: pd.DataFrame, label: str, as_of: datetime) -> pd.DataFrame:
+    """Examples as they were at an instant, of a lake that may have gone further: asked by then, with labels known then.
+
+    >>> from datetime import UTC
+    >>> asked = pd.to_datetime(["2024-03-01", "2024-03-02", "2024-03-04"], utc=True)
+    >>> rows = pd.DataFrame({EVENT_TIMESTAMP: asked, KNOWN_AT: asked + pd.Timedelta("36h"), "y": [1.0, 2.0, 3.0]})
+    >>> list(known_by(rows, "y", datetime(2024, 3, 3, tzinfo=UTC))["y"])
+    [1.0, nan]
+    """
+    rows = examples[examples[EVENT_TIMESTAMP] <= as_of].copy()
+    later = rows[KNOWN_AT] > as_of
+    rows.loc[later, KNOWN_AT] = pd.NaT
+    rows[label] = rows[label].mask(later)
+    # A correction that was not known yet leaves the row as it was before.
+    return rows.drop_duplicates(ignore_index=True)
 
 
 def simulated_past(document: ContinualModel, environment: Environment, world: World, late: timedelta) -> Path:

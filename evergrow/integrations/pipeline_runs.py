@@ -13,9 +13,11 @@ from evergrow.contracts import EvaluationReport
 from evergrow.environment import Environment
 from evergrow.errors import PipelineError
 from evergrow.integrations.kubeflow import LocalRunner, Run
+from evergrow.integrations.submission import SHARES, arguments
 from evergrow.journal import Event
 from evergrow.spec import ContinualModel
 from evergrow.spec.environment import EnvironmentSpec
+from evergrow.spec.policies import PolicySet
 
 ONCE = ("training", "batch_scoring")
 """What need not run again if nothing that it reads has changed. What is online has no as-of of its own: another
@@ -44,6 +46,8 @@ def run_pipeline(
     again: bool = False,
     place: EnvironmentSpec | None = None,
     inherits: Sequence[int] = (),
+    policies: PolicySet | None = None,
+    shares: int = SHARES,
 ) -> dict[str, Any]:
     """Run a pipeline, and say what came of it; what was done already is told, not done again.
 
@@ -56,6 +60,8 @@ def run_pipeline(
         again: run it even if nothing it reads has changed.
         place: the environment of a cluster in whose pods the steps run; None: in processes here.
         inherits: file descriptors that the run keeps open, however this process ends: locks that it holds.
+        policies: what a backtest tries.
+        shares: into which a backtest is dealt.
 
     Raises:
         PipelineError: a step failed; or the gate passed and yet nothing was deployed.
@@ -69,7 +75,7 @@ def run_pipeline(
             return told
     used = children_cpu_seconds()
     done = LocalRunner(environment, place, inherits).run(
-        f"pipelines.{pipeline}:{pipeline}", {"spec": json.dumps(document.dump()), "as_of": as_of}, watching
+        f"pipelines.{pipeline}:{pipeline}", arguments(document, as_of, policies, shares), watching
     )
     took = {"seconds": round(done.seconds, 1), "cpu_seconds": round(children_cpu_seconds() - used, 1)}
     summary: dict[str, Any] = {"pipeline": str(pipeline), "model": document.name, "as_of": as_of, **took}
@@ -92,6 +98,8 @@ def _came_of(
         return _trained(environment, document, as_of, done)
     if pipeline == "batch_scoring":
         return _scored(environment, Path(done.returned["commit"]))
+    if pipeline == "backtest":
+        return {"results": f"{environment.store or environment.home}/{done.returned['recommend']}"}
     return _watched(environment, done) if pipeline == "monitoring" else {}
 
 

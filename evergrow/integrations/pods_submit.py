@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,13 +21,17 @@ from evergrow.integrations.submission import OVER, State, Submission, SubmittedR
 from evergrow.spec.environment import EnvironmentSpec, Resources
 
 NAME = "evergrow.dev/run-name"
-DOCUMENT = "/evergrow/model.yaml"
+MOUNT, DOCUMENT, POLICIES = "/evergrow", "model.yaml", "policies.yaml"
 # What drives the steps computes nothing itself.
 DRIVER = Resources(cpu="50m", memory="256Mi", cpu_limit="1", memory_limit="1Gi")
 KEPT_SECONDS = 7 * 24 * 3600
 POLL_SECONDS = 1.0
 # Exit codes of a process that was killed: by the kernel, by an eviction. All others are the pipeline's own word.
 KILLED = [137, 143]
+ENDS: Mapping[str, State] = {
+    "Complete": "succeeded", "SuccessCriteriaMet": "succeeded", "Failed": "failed", "FailureTarget": "failed",
+}  # fmt: skip
+"""Conditions of a Job that is over, or about to be."""
 
 
 class PodRuns:
@@ -46,7 +50,7 @@ class PodRuns:
         made = self.kubernetes.create(JOB, job(self.place, submission, name))
         existing = made is None
         made = made or self.kubernetes.get(JOB, name) or {}
-        self.kubernetes.apply(CONFIG_MAP, _document(submission, made))
+        self.kubernetes.create(CONFIG_MAP, _document(submission, made))
         return replace(run_of(made), existing=existing)
 
     def runs(self) -> list[SubmittedRun]:
@@ -132,12 +136,19 @@ def job(place: EnvironmentSpec, submission: Submission, name: str) -> dict[str, 
     }
     return {
         "metadata": {"name": name, "labels": labels, "annotations": {NAME: submission.name}},
-        "spec": driver_job(place, labels, submission.pipeline, name, submission.as_of.isoformat()),
+        "spec": driver_job(
+            place, labels, submission.pipeline, name, submission.as_of.isoformat(), _of_backtest(submission)
+        ),
     }
 
 
 def driver_job(
-    place: EnvironmentSpec, labels: Mapping[str, str], pipeline: str, document: str, as_of: str | None
+    place: EnvironmentSpec,
+    labels: Mapping[str, str],
+    pipeline: str,
+    document: str,
+    as_of: str | None,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A Job's specification: one pod drives the pipeline; an eviction starts another, an error does not.
 
@@ -145,14 +156,16 @@ def driver_job(
         place: the environment.
         labels: of the pod.
         pipeline: its name.
-        document: name of the ConfigMap that holds the model's document as `model.yaml`.
+        document: name of the ConfigMap that holds the model's document, and a backtest's policies.
         as_of: ISO 8601; None for the time at which it starts.
+        more: arguments.
     """
-    command = ["python", "-m", "evergrow", "run", pipeline, "-f", DOCUMENT, "--runner", "pods"]
+    command = ["python", "-m", "evergrow", "run", pipeline, "-f", f"{MOUNT}/{DOCUMENT}", "--runner", "pods"]
+    command += [*(["--as-of", as_of] if as_of else []), *more]
     how = place.execution.pipelines.steps.model_copy(update={"resources": DRIVER})
-    body = pod(place, how, place.code.images.steps, command + (["--as-of", as_of] if as_of else []))
+    body = pod(place, how, place.code.images.steps, command)
     container = body["containers"][0]
-    container["volumeMounts"].append({"name": "document", "mountPath": "/evergrow"})
+    container["volumeMounts"].append({"name": "document", "mountPath": MOUNT})
     container["env"] += [_field("EVERGROW_POD", "metadata.name"), _field("EVERGROW_POD_UID", "metadata.uid")]
     container["env"] += [_field("EVERGROW_JOB", "metadata.labels['job-name']")]
     body["volumes"].append({"name": "document", "configMap": {"name": document}})
@@ -169,6 +182,12 @@ def driver_job(
     }
 
 
+def _of_backtest(submission: Submission) -> Sequence[str]:
+    if submission.policies is None:
+        return ()
+    return "--policies", f"{MOUNT}/{POLICIES}", "--shares", str(submission.shares)
+
+
 def run_of(found: Object) -> SubmittedRun:
     """What a Job says of its run."""
     about = found["metadata"]
@@ -179,18 +198,27 @@ def run_of(found: Object) -> SubmittedRun:
         link="",
         runner="pods",
         created=datetime.fromisoformat(about["creationTimestamp"]),
+        ended=_ended(found),
     )
 
 
 def state_of(found: Object) -> State:
     """Where a Job has got to."""
     told = found.get("status", {})
-    over = {c["type"]: c["status"] for c in told.get("conditions", [])}
-    if over.get("Complete") == "True" or over.get("SuccessCriteriaMet") == "True":
-        return "succeeded"
-    if over.get("Failed") == "True" or over.get("FailureTarget") == "True":
-        return "failed"
+    over = {c["type"] for c in told.get("conditions", []) if c["status"] == "True"}
+    for condition, state in ENDS.items():
+        if condition in over:
+            return state
     return "running" if told.get("active") else "pending"
+
+
+def _ended(found: Object) -> datetime | None:
+    """When a Job was over, by what ended it first."""
+    told = found.get("status", {})
+    ends = [str(told["completionTime"])] if "completionTime" in told else []
+    conditions = (one for one in told.get("conditions", []) if one["type"] in ENDS and one["status"] == "True")
+    ends += [one["lastTransitionTime"] for one in conditions if "lastTransitionTime" in one]
+    return min(map(datetime.fromisoformat, ends), default=None)
 
 
 def _base(submission: Submission) -> str:
@@ -204,8 +232,10 @@ def _base(submission: Submission) -> str:
 def _document(submission: Submission, owner: Object) -> dict[str, Any]:
     about = owner["metadata"]
     reference = {"apiVersion": "batch/v1", "kind": "Job", "name": about["name"], "uid": about["uid"]}
-    text = yaml.safe_dump(submission.document.dump(), sort_keys=False)
-    return {"metadata": {"name": about["name"], "ownerReferences": [reference]}, "data": {"model.yaml": text}}
+    data = {DOCUMENT: yaml.safe_dump(submission.document.dump(), sort_keys=False)}
+    if submission.policies is not None:
+        data[POLICIES] = yaml.safe_dump(submission.policies.dump(), sort_keys=False)
+    return {"metadata": {"name": about["name"], "ownerReferences": [reference]}, "data": data}
 
 
 def _field(name: str, path: str) -> dict[str, Any]:

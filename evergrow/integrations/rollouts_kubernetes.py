@@ -36,6 +36,8 @@ REMEMBERED = 4096
 """Events that are not told again for a while."""
 QUIET = timedelta(minutes=10)
 """So long the same is not told again."""
+LOOP = "loop"
+"""The part of a model's status that `integrations.loop_kubernetes` writes."""
 INVALID = "Invalid"
 """Reason of the condition and the event of a document that cannot be read."""
 _CONDITIONS = TypeAdapter(tuple[Condition, ...])
@@ -164,11 +166,13 @@ class KubernetesRollouts:
 
     def fulfil(self, attempt: Attempt) -> None:
         """Take away the order that was read, unless another has come since."""
-        order = attempt.document.metadata.annotations.get(ORDER)
-        if order is None:
+        annotations = attempt.document.metadata.annotations
+        if ORDER not in annotations:
             return
-        path = f"/metadata/annotations/{ORDER.replace('/', '~1')}"
-        operations = [{"op": "test", "path": path, "value": order}, {"op": "remove", "path": path}]
+        read = {key: annotations[key] for key in (ORDER, ORDERED_BY) if key in annotations}
+        paths = {key: f"/metadata/annotations/{key.replace('/', '~1')}" for key in read}
+        operations = [{"op": "test", "path": paths[key], "value": value} for key, value in read.items()]
+        operations += [{"op": "remove", "path": path} for path in paths.values()]
         try:
             self.kubernetes.patch(MODEL_ROLLOUT, attempt.name, operations)
         except ConflictError:
@@ -202,11 +206,13 @@ class KubernetesRollouts:
         found = self.kubernetes.get(CONTINUAL_MODEL, model)
         if found is None:
             return
-        generation, before = found["metadata"].get("generation", 0), _conditions(found)
-        said = of_model(status, before, generation, self.clock.now())
+        generation, before = found["metadata"].get("generation", 0), found.get("status", {})
+        said = of_model(status, _conditions(found), generation, self.clock.now())
         told = _dumped(status.model_copy(update={"conditions": said, "observed_generation": generation}))
-        if told != found.get("status"):
-            self.kubernetes.patch(CONTINUAL_MODEL, model, [{"op": "add", "path": "/status", "value": told}], "status")
+        # What is said of its loop is not ours.
+        changed = {key: told.get(key) for key in {*told, *before} - {LOOP} if told.get(key) != before.get(key)}
+        if changed:
+            self.kubernetes.patch(CONTINUAL_MODEL, model, {"status": changed}, "status")
 
     def reported(self, model: str) -> ModelStatus | None:
         """What was said last; None if nothing was, or it cannot be read."""

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from evergrow.contracts import digest
 from evergrow.spec import ContinualModel
 from evergrow.spec.environment import EnvironmentSpec
+from evergrow.spec.policies import PolicySet
 
+SHARES = 4
+"""Into which a backtest on a cluster is dealt if nobody says otherwise."""
 State = Literal["pending", "running", "succeeded", "failed", "canceled", "unknown"]
 """Where a run has got to. `unknown`: its runner does not say."""
 
@@ -33,6 +36,7 @@ class SubmittedRun:
         runner: what carries it out.
         created: when it came to be; None if its runner does not say.
         existing: whether a submission found it instead of starting it.
+        ended: when it was over; None if it is not, or its runner does not say.
     """
 
     name: str
@@ -42,6 +46,7 @@ class SubmittedRun:
     runner: Runner
     created: datetime | None = None
     existing: bool = False
+    ended: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,12 @@ class Submission:
 
     Attributes:
         environment: where, and with which image.
-        pipeline: its name: training, materialization, batch_scoring or monitoring.
+        pipeline: its name: training, materialization, batch_scoring, monitoring or backtest.
         document: the model's.
         as_of: as if it were then; timezone-aware.
         reason: why, for the run's name.
+        policies: what a backtest tries; None for every other pipeline.
+        shares: into which a backtest is dealt.
     """
 
     environment: EnvironmentSpec
@@ -61,6 +68,8 @@ class Submission:
     document: ContinualModel
     as_of: datetime
     reason: str = "manual"
+    policies: PolicySet | None = None
+    shares: int = SHARES
 
     @property
     def identity(self) -> str:
@@ -72,6 +81,7 @@ class Submission:
                 "document": self.document.dump(),
                 "as_of": written(self.as_of),
                 "image": self.environment.code.images.steps,
+                **({"policies": self.policies.dump()} if self.policies is not None else {}),
             }
         )
 
@@ -82,7 +92,7 @@ class Submission:
         One that succeeded does, but for a materialization, since another one may have come in between, and for a look
         at service, since predictions of the past are still being shipped.
         """
-        done: set[State] = {"succeeded"} if self.pipeline in ("training", "batch_scoring") else set()
+        done: set[State] = {"succeeded"} if self.pipeline in ("training", "batch_scoring", "backtest") else set()
         return frozenset({"pending", "running", *done})
 
     @property
@@ -92,9 +102,24 @@ class Submission:
         return f"{subject} ({self.reason}) {self.identity[:8]}"
 
     @property
-    def arguments(self) -> Mapping[str, str]:
+    def arguments(self) -> Mapping[str, Any]:
         """The pipeline's arguments."""
-        return {"spec": json.dumps(self.document.dump()), "as_of": self.as_of.astimezone(UTC).isoformat()}
+        return arguments(self.document, self.as_of.astimezone(UTC).isoformat(), self.policies, self.shares)
+
+
+def arguments(
+    document: ContinualModel, as_of: str, policies: PolicySet | None = None, shares: int = SHARES
+) -> Mapping[str, Any]:
+    """A pipeline's arguments, by name.
+
+    Args:
+        document: the model's.
+        as_of: ISO 8601.
+        policies: what a backtest tries; None for every other pipeline.
+        shares: into which a backtest is dealt.
+    """
+    given: dict[str, Any] = {"spec": json.dumps(document.dump()), "as_of": as_of}
+    return given if policies is None else {**given, "policies": json.dumps(policies.dump()), "shares": shares}
 
 
 def written(instant: datetime) -> str:

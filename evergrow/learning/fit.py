@@ -169,6 +169,7 @@ def _write(
         requirements=_requirements(onnx=conversion.model is not None),
         package=own_package(model),
         parent=before.identity if before else "",
+        set_aside=about.set_aside if before is None or before.info.set_aside == about.set_aside else None,
     )
     score = reference if conversion.model is None else bundle.onnx_score(conversion.model)
     answers = Bundle(out, info, score).predict(vectoriser.rows(probes))

@@ -16,23 +16,27 @@ from evergrow.spec import ContinualModel
 
 LIBRARIES = ("numpy", "onnxruntime", "scikit-learn", "skl2onnx", "skops")
 """Whose versions shape the bytes of a fitted model."""
+JUDGES = {"update": {"control"}}
+"""What of a document's training judges the model and shapes none of it."""
 
 
 def identify(model: ContinualModel, training_set: TrainingSet, parent: str = "") -> Identity:
     """The identity of the model that `fit` would make of these, going on from the model of identity `parent`, if any.
 
-    Documentation, labels, gates and serving options of the document are no part of it; source code of evergrow's
-    fitting and of the estimator's own folder, versions of libraries, rows, features, parameters and seed are.
+    Documentation, labels, gates, controls and serving options of the document are no part of it; source code of
+    evergrow's fitting and of the estimator's own folder, versions of libraries, rows, features, parameters and seed
+    are.
     """
     training = model.spec.training
     shaping = {
         "task": model.spec.task,
         "label": model.spec.label.column,
         "service": model.spec.features.service,
-        "training": training.dump(),
+        "training": training.model_dump(mode="json", by_alias=True, exclude=JUDGES),
         "metric": model.spec.evaluation.gate.metric if training.search else None,
         "parent": parent,
         "bounds": [training_set.as_of, training_set.calibration_from, training_set.holdout_from],
+        **training_set.model_dump(mode="json", include={"set_aside"}),
     }
     parameters = digest(shaping)
     if training.search and training.search.timeout:

@@ -10,16 +10,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT, Task, TrainingSet
+from evergrow.data.references import set_aside
 from evergrow.errors import DataError, NotEnoughData
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows by what they are for; labels of `fit` were known when `calibration` began, and so on."""
+    """Rows by what they are for; labels of `fit` were known when `calibration` began, and so on.
+
+    `set_aside` are rows before the holdout that nothing is fitted or calibrated on, by the training set's rule.
+    """
 
     fit: pd.DataFrame
     calibration: pd.DataFrame
     holdout: pd.DataFrame
+    set_aside: pd.DataFrame
 
 
 def split(about: TrainingSet, rows: pd.DataFrame, *, calibrates: bool = True) -> Parts:
@@ -35,10 +40,12 @@ def split(about: TrainingSet, rows: pd.DataFrame, *, calibrates: bool = True) ->
     asked, known = rows[EVENT_TIMESTAMP], rows[KNOWN_AT]
     second = pd.Timestamp(about.holdout_from)
     first = pd.Timestamp(about.calibration_from) if calibrates else second
+    aside = set_aside(rows, about.set_aside)
     return Parts(
-        fit=rows[(asked < first) & (known <= first)],
-        calibration=rows[(asked >= first) & (asked < second) & (known <= second)],
+        fit=rows[(asked < first) & (known <= first) & ~aside],
+        calibration=rows[(asked >= first) & (asked < second) & (known <= second) & ~aside],
         holdout=rows[asked >= second],
+        set_aside=rows[(asked < second) & aside],
     )
 
 

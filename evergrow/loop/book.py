@@ -82,23 +82,14 @@ class Thawed(Value):
     reason: str = ""
 
 
-class Approved(Value):
-    """Somebody approved of a version."""
-
-    kind: Literal["approved"] = "approved"
-    at: Instant
-    by: str
-    version: PositiveInt
-
-
-Said = Asked | Froze | Thawed | Approved
+Said = Asked | Froze | Thawed
 """What people write."""
-Entry = Annotated[Decided | Began | Ended | Asked | Froze | Thawed | Approved, Field(discriminator="kind")]
+Entry = Annotated[Decided | Began | Ended | Asked | Froze | Thawed, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
-class Book:
-    """A book in a file, which is made when something is first written."""
+class BookFile:
+    """A book in a file, which is made when something is first written: `evergrow.loop.ports.Book`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,8 +108,7 @@ class Book:
             file.seek(self._read)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            self._entries.append(self._parsed(line))
+        self._entries += read(whole, str(self.path), len(self._entries))
         self._read += len(whole)
         return tuple(self._entries)
 
@@ -129,13 +119,6 @@ class Book:
             os.lseek(descriptor, 0, os.SEEK_END)
             os.write(descriptor, written(entry))
             os.fsync(descriptor)
-
-    def _parsed(self, line: bytes) -> Entry:
-        try:
-            return _ENTRY.validate_json(line)
-        except ValidationError as error:
-            told = f"{self.path}: line {len(self._entries) + 1} is no entry: {error.errors()[0]['msg']}"
-            raise LoopError(told, hint="somebody has changed the file; restore it from a backup") from error
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -149,6 +132,27 @@ class Book:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def read(lines: bytes, where: str, before: int = 0) -> list[Entry]:
+    """The entries of whole lines.
+
+    Args:
+        lines: each with its end.
+        where: they are from, for errors.
+        before: how many lines come before them.
+
+    Raises:
+        LoopError: a line is no entry; says which.
+    """
+    entries = []
+    for number, line in enumerate(lines.splitlines(), start=before + 1):
+        try:
+            entries.append(_ENTRY.validate_json(line))
+        except ValidationError as error:
+            told = f"{where}: line {number} is no entry: {error.errors()[0]['msg']}"
+            raise LoopError(told, hint="somebody has changed it; restore it from a backup") from error
+    return entries
 
 
 def written(entry: Entry) -> bytes:

@@ -1,11 +1,17 @@
-"""What the loop asks of the world. Adapters: `integrations.loop_local`, and in memory `integrations.memory_loop`."""
+"""What the loop asks of the world, and what it writes into.
+
+Adapters: `integrations.loop_local` on one machine, `integrations.loop_cluster`, and in memory
+`integrations.memory_loop`; books are `loop.book.BookFile` and `integrations.book_store.StoredBook`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from evergrow.contracts import Value
+from evergrow.contracts import Instant, Value
+from evergrow.loop.book import Entry
 from evergrow.triggers.history import Champion, Ending, Instants, Look
 
 
@@ -16,6 +22,24 @@ class Result(Value):
     version: int | None
     cpu_hours: float
     reason: str
+    at: Instant | None = None
+    """When it ended; None: just now."""
+
+
+class Book(Protocol):
+    """The book of a model's loop. Nothing in it is ever changed."""
+
+    def entries(self) -> Sequence[Entry]:
+        """All of them, oldest first."""
+        ...
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry; killed at any point, all of it is there or nothing.
+
+        Raises:
+            ConflictError: others have written since it was read, where that is refused.
+        """
+        ...
 
 
 class World(Protocol):
@@ -36,8 +60,10 @@ class World(Protocol):
         """Have monitoring look, if there is anything to see, and tell what it saw last; None: it has never looked."""
         ...
 
-    def train(self, now: datetime) -> Result:
+    def train(self, now: datetime) -> Result | None:
         """Train, judge and, if the gate passes, promote as of an instant; what fails is a result, too.
+
+        None: it is under way, and is asked for again later.
 
         Raises:
             SpecError: the document asks for what there is not; no training of it can do better.

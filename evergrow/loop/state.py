@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 
 from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Said, Thawed
+from evergrow.spec.model import LoopStatus
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
 from evergrow.triggers.history import Champion, History, Instants, Look, Request, Trained
@@ -52,6 +53,43 @@ def frozen(book: Sequence[Entry], now: datetime) -> str:
     if not isinstance(last, Froze):
         return ""
     return f"by {last.by} since {last.at:%Y-%m-%d %H:%M}{f': {last.reason}' if last.reason else ''}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody has written on a model's object, where that is how people are heard.
+
+    Attributes:
+        by: who.
+        reason: why.
+    """
+
+    by: str
+    reason: str
+
+
+def newly_said(book: Sequence[Entry], ask: Wish | None, freeze: Wish | None, now: datetime) -> Sequence[Said]:
+    """What stands on a model's object and is not in its book yet.
+
+    A request that nothing was begun for since is not made anew by being read again; a freeze lasts as long as it stands
+    there.
+    """
+    said: list[Said] = []
+    if ask is not None and ask not in _pending(book):
+        said.append(Asked(at=now, by=ask.by, reason=ask.reason))
+    last = next((one for one in reversed(book) if isinstance(one, Froze | Thawed)), None)
+    stands = Wish(last.by, last.reason) if isinstance(last, Froze) else None
+    if freeze is None and stands is not None:
+        said.append(Thawed(at=now, by=stands.by, reason="the freeze was taken back"))
+    elif freeze is not None and freeze != stands:
+        said.append(Froze(at=now, by=freeze.by, reason=freeze.reason))
+    return said
+
+
+def _pending(book: Sequence[Entry]) -> list[Wish]:
+    """Requests since a training was begun last."""
+    since = takewhile(lambda one: not isinstance(one, Began), reversed(book))
+    return [Wish(one.by, one.reason) for one in since if isinstance(one, Asked)]
 
 
 def unheard(book: Sequence[Entry], now: datetime) -> bool:
@@ -122,6 +160,23 @@ def not_before(retraining: Retraining, book: Sequence[Entry]) -> datetime | None
     """Until when nobody but who asks has a training begun, after the last one; None: there was none."""
     ended = [one.at for one in book if isinstance(one, Ended)]
     return max(ended) + wait(retraining, trained(book)) if ended else None
+
+
+def status_of(retraining: Retraining, book: Sequence[Entry], now: datetime) -> LoopStatus:
+    """What the book comes to, for who looks at the model's object."""
+    last, began, rests = newest_decision(book), under_way(book), not_before(retraining, book)
+    ended = next((one for one in reversed(book) if isinstance(one, Ended)), None)
+    return LoopStatus(
+        decided=last and last.as_of,
+        train=last is not None and last.train,
+        reason=last.reason if last is not None else "",
+        training=began and began.at,
+        trainings=len(trainings(book)),
+        ended="" if ended is None else f"{ended.outcome}: {ended.reason}",
+        frozen=frozen(book, now),
+        fruitless=fruitless(book),
+        not_before=rests,
+    )
 
 
 def warning(retraining: Retraining, book: Sequence[Entry]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from evergrow.loop.book import Began, Book, Decided, Ended, Entry
-from evergrow.loop.ports import World
+from evergrow.loop.book import Began, Decided, Ended, Entry
+from evergrow.loop.ports import Book, World
 from evergrow.loop.state import history, newest_decision, to_begin, trainings, under_way
 from evergrow.ports import Clock
 from evergrow.spec import ContinualModel
@@ -52,17 +52,18 @@ class Loop:
             self.carry_on()
 
     def carry_on(self) -> None:
-        """Begin the training that was decided, and finish the one that was begun: as of the instant it began."""
+        """Begin the training that was decided, and see to the end of the one that was begun: as of when it began."""
         now = self.clock.now()
         decision = to_begin(self.book.entries(), now)
         if decision is not None:
             number = len(trainings(self.book.entries())) + 1
             self._write(Began(number=number, at=now, by=decision.as_of))
         began = under_way(self.book.entries())
-        if began is not None:
-            result = self.world.train(began.at)
-            ended = max(began.at, self.clock.now())
-            self._write(Ended(number=began.number, at=ended, **result.model_dump()))
+        result = self.world.train(began.at) if began is not None else None
+        if began is not None and result is not None:
+            latest = self.clock.now()
+            at = max(began.at, min(result.at or latest, latest))
+            self._write(Ended(number=began.number, **result.model_dump(exclude={"at"}), at=at))
 
     def _decided(self, now: datetime) -> Retrain:
         retraining = self.document.spec.retraining

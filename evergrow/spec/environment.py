@@ -49,6 +49,9 @@ StepName = Literal[
     "plan_shards",
     "score",
     "commit",
+    "plan_backtest",
+    "replay",
+    "recommend",
 ]
 """The steps of our pipelines, one for each `@component`."""
 
@@ -192,6 +195,9 @@ class Serving(Part):
     rollouts: bool = False
     """Whether an operator carries out rollouts. The chart says so, by `operator.enabled`; what is given here does not
     count."""
+    approval: bool = False
+    """Whether a version that passed its gate waits, warm and without traffic, until somebody approves of it
+    (`evergrow approve`). Needs `rollouts`."""
     keep_versions: PositiveInt = 2
     """How many of the newest champions keep their InferenceService, so that a rollback is a change of route."""
     ready_within: Duration = Field(default="5m", validate_default=True, ge=timedelta(seconds=1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from evergrow.contracts import Instant, Task
-from evergrow.spec.base import Duration, Entrypoint, Name, Part, Word
+from evergrow.spec.base import Duration, Entrypoint, Name, Part, Word, write_duration
 from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Condition, Rollout
 from evergrow.spec.updates import Refit, Update
@@ -27,6 +28,10 @@ ROW_LOSSES: Mapping[Task, tuple[str, ...]] = {
     "binary-classification": ("log_loss", "brier"),
     "regression": ("mae", "squared_error", "poisson_deviance"),
 }
+
+
+MINIMUM_BLOCKS = 8
+"""Fewer blocks of time tell too little of how losses hang together."""
 
 
 class Metadata(Part):
@@ -181,6 +186,29 @@ class Gate(Part):
     """Latency and size."""
 
 
+class References(Part):
+    """Rows of the past that are set aside for good, on which a challenger shows that it has not forgotten them.
+
+    Which they are depends on when each was asked for and on its keys, and on nothing else, so that they are the same in
+    each training: whatever its window or update, they are neither fitted nor calibrated on.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Of all rows, how many are set aside."""
+    period: Duration = Field(default="30d", validate_default=True, ge=timedelta(days=1))
+    """Each period of this length is judged by itself; periods are counted from 1970."""
+    periods: Annotated[int, Field(ge=1, le=1000)] = 12
+    """How many are judged: the newest that had ended when the holdout begins."""
+    slices: Annotated[tuple[Word, ...], Field(max_length=50)] = ()
+    """Columns of the training set by whose values each period is judged too; in a backtest, features."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.1
+    """By how much the challenger's mean loss may be above the champion's, as a share of the champion's."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Highest probability of rejecting a challenger that is nowhere worse than that, over all periods and slices."""
+    minimum_rows: PositiveInt = 100
+    """Sets of fewer rows are reported, and not judged."""
+
+
 class Evaluation(Part):
     """How a fitted model is judged."""
 
@@ -194,6 +222,16 @@ class Evaluation(Part):
     """Fewer holdout rows than this are too little to judge on."""
     gate: Gate
     """When the model may go into service."""
+    references: References | None = None
+    """Reject what has forgotten earlier periods. Off unless given."""
+
+    @model_validator(mode="after")
+    def _periods_have_blocks(self) -> Self:
+        needed = MINIMUM_BLOCKS * self.gate.block
+        if self.references is not None and self.references.period < needed:
+            found = f"{write_duration(self.references.period)} and {write_duration(self.gate.block)}"
+            raise ValueError(f"`references.period` must be at least {MINIMUM_BLOCKS} times `gate.block`, found {found}")
+        return self
 
 
 class Scoring(Part):
@@ -415,6 +453,29 @@ class ContinualModel(Part):
         return self.metadata.name
 
 
+class LoopStatus(Part):
+    """What the loop of a model has come to: its book has all of it."""
+
+    decided: Instant | None = None
+    """As of when was decided last; null: never."""
+    train: bool = False
+    """Whether to train."""
+    reason: str = ""
+    """Why, with what was seen."""
+    training: Instant | None = None
+    """As of when the training is that is under way; null: none is."""
+    trainings: int = 0
+    """That were begun so far."""
+    ended: str = ""
+    """How the last training ended."""
+    frozen: str = ""
+    """Who wants nothing to be begun, since when and why; empty: nobody."""
+    fruitless: int = 0
+    """Trainings in a row that have brought no champion."""
+    not_before: Instant | None = None
+    """Until when nobody but who asks has a training begun."""
+
+
 class ModelStatus(Part):
     """What has become of a model on a cluster. Its ModelRollouts say how it came to that."""
 
@@ -433,6 +494,8 @@ class ModelStatus(Part):
     """As of when the serving version was trained: it knows no label that became known later."""
     decision: str = ""
     """What was decided last, and why."""
+    loop: LoopStatus | None = None
+    """Of when it is trained again: what monitoring's last step has decided. Null: nothing yet."""
     conditions: tuple[Condition, ...] = ()
     """For `kubectl wait`."""
     observed_generation: int = 0

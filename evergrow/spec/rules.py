@@ -14,7 +14,17 @@ from datetime import timedelta
 from typing import Any
 
 from evergrow.spec.base import Part, write_duration
-from evergrow.spec.model import METRICS, ROW_LOSSES, Floor, ModelSpec, Monitoring, SearchRange, Training
+from evergrow.spec.model import (
+    METRICS,
+    MINIMUM_BLOCKS,
+    ROW_LOSSES,
+    Evaluation,
+    Floor,
+    ModelSpec,
+    Monitoring,
+    SearchRange,
+    Training,
+)
 from evergrow.spec.retraining import Retraining
 from evergrow.spec.rollout import Canary, RolloutSpec
 from evergrow.spec.windows import Fixed
@@ -69,6 +79,12 @@ def at_least(shortest: timedelta) -> Rule:
         message=f"input should be greater than or equal to {write_duration(shortest)}",
         found="self",
     )
+
+
+def _seconds(duration: str) -> str:
+    """CEL: a duration, in seconds. Days come first, and are counted apart."""
+    days = f"({duration}.contains('d') ? int({duration}.find('^[0-9]+')) : 0)"
+    return f"({days} * 86400 + duration({duration}.find('[^d]*$') + '0s').getSeconds())"
 
 
 def _metrics() -> Iterator[Rule]:
@@ -164,6 +180,17 @@ RULES: Mapping[type[Part], Mapping[str, Sequence[Rule]]] = {
                 found="self.low",
                 at=".low",
             ).only_if("self.log"),
+        ),
+    },
+    Evaluation: {
+        "_periods_have_blocks": (
+            Rule(
+                f"{_seconds('self.references.period')} >= {MINIMUM_BLOCKS} * {_seconds('self.gate.block')}",
+                f"`references.period` must be at least {MINIMUM_BLOCKS} times `gate.block`",
+                found="self.references.period, self.gate.block",
+                form="%s and %s",
+                at=".references.period",
+            ).only_if("has(self.references)"),
         ),
     },
     Floor: {

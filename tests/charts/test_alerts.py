@@ -263,6 +263,10 @@ SCENES: dict[str, Scene] = {
     "a rollout was paused for a moment": model(
         evergrow_operator_leader="1x80", evergrow_rollout_paused=gauge((52, 0), (12, 1))
     ),
+    "challengers keep failing": model(
+        fires=[("EvergrowChallengersFail", "warning")], evergrow_operator_leader="1x80", evergrow_loop_fruitless="3x80"
+    ),
+    "two challengers have failed": model(evergrow_operator_leader="1x80", evergrow_loop_fruitless="2x80"),
     "the operator fails with a model": model(
         fires=[("EvergrowRolloutsFailing", "warning")],
         **{"evergrow_operator_leader": "1x80", "evergrow_operator_failing": "1x80"},

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from components.operator.health import State
 from components.operator.loop import Loop
-from components.operator.watch import PHASE
+from components.operator.watch import FRUITLESS, PHASE
 from components.operator.work_queue import WorkQueue
 from components.server import metrics
 from evergrow.integrations.labels import MODEL
@@ -61,7 +61,8 @@ def known(tmp_path_factory) -> dict[str, frozenset[str]]:
 def operators() -> CollectorRegistry:
     """What an operator publishes that has looked at a model."""
     registry, queue = CollectorRegistry(), WorkQueue()
-    cache = SimpleNamespace(count=lambda *_: {"Paused": 1}, labels=lambda _: [{MODEL: "delays", PHASE: "Paused"}])
+    labels = {MODEL: "delays", PHASE: "Paused", FRUITLESS: "0"}
+    cache = SimpleNamespace(count=lambda *_: {"Paused": 1}, labels=lambda _: [labels])
     registry.register(State(queue, cache, lambda: True))
     loop = Loop(lambda _: None, lambda *_: None, queue, registry)
     loop.failing.labels("delays")

@@ -15,7 +15,7 @@ import yaml
 
 from evergrow.audit import AuditLog
 from evergrow.environment import Environment
-from evergrow.integrations.kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, JOB, POD
+from evergrow.integrations.kubernetes import CONTINUAL_MODEL, EVENT, HTTP_ROUTE, INFERENCE_SERVICE, JOB, POD
 from evergrow.integrations.labels import MODEL as MODEL_LABEL
 from evergrow.integrations.object_store import fetch
 from evergrow.journal import Event, Journal
@@ -191,6 +191,51 @@ def test_a_nodes_worth_of_pods_is_evicted_and_the_run_ends_well(dev: Dev, tmp_pa
     assert len({(r.model, r.version, r.replaced) for r in records}) == len(records)
     assert not running(dev, told["id"])
     eventually(lambda: "True" in command("kubectl", "-n", DEV, "get", "isvc", f"{NAME}-v1"), 120)
+
+
+def test_what_the_loop_decides_is_begun_once_though_the_step_that_decides_is_killed(dev: Dev, tmp_path: Path):
+    """Somebody asks with kubectl; monitoring hears it, trains and tells; then somebody freezes it."""
+    file = tmp_path / "model.yaml"
+    text = ELECTRICITY.read_text(encoding="utf-8").rstrip()
+    file.write_text(text + "\n  retraining:\n    triggers: [{kind: asked}]\n", encoding="utf-8")
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]["retraining"]
+    command("kubectl", "-n", DEV, "annotate", "continualmodel", DEMAND, "evergrow.dev/ask=new meters")
+    look = look_at_service(dev, file, "2014-12-05")
+    eventually(lambda: running(dev, look["id"], "decide"), 300)
+    for pod in running(dev, look["id"], "decide"):
+        command("kubectl", "-n", DEV, "delete", "pod", pod, "--grace-period=0", "--force")
+    evergrow("follow", look["id"], "--env", "dev")
+
+    (job,) = trainings_of_the_loop(dev)
+    found = dev.kubernetes.get(CONTINUAL_MODEL, DEMAND) or {}
+    assert "evergrow.dev/ask" not in found["metadata"]["annotations"]
+    assert found["status"]["loop"]["training"].startswith("2014-12-05")
+    assert found["status"]["phase"] == "Serving", "the operator's part of the status stays"
+    evergrow("follow", job, "--env", "dev")
+
+    evergrow("loop", "freeze", "-f", str(file), "--env", "dev", "--reason", "audit")
+    evergrow("loop", "ask", "-f", str(file), "--env", "dev")
+    evergrow("follow", look_at_service(dev, file, "2014-12-06")["id"], "--env", "dev")
+    assert trainings_of_the_loop(dev) == [job]
+    told = json.loads(evergrow("loop", "status", "-f", str(file), "--env", "dev", "-o", "json"))
+    assert (told["trainings"], told["training"], told["train"]) == (1, None, False)
+    assert told["ended"].partition(":")[0] in ("promoted", "rejected")
+    assert "audit" in told["frozen"]
+    book = dev.store().read(f"loops/{DEMAND}/book.jsonl")
+    kinds = [json.loads(line)["kind"] for line in (book or (b"",))[0].splitlines()]
+    assert kinds == ["asked", "decided", "began", "asked", "froze", "ended", "decided"]
+    events = {e["reason"] for e in dev.kubernetes.search(EVENT) if e["involvedObject"]["name"] == DEMAND}
+    assert {"TrainingBegun", "TrainingEnded"} <= events
+
+
+def look_at_service(dev: Dev, file: Path, as_of: str) -> dict:
+    told = evergrow("submit", "monitoring", "-f", str(file), "--env", "dev", "--as-of", as_of, "-o", "json")
+    return dict(json.loads(told))
+
+
+def trainings_of_the_loop(dev: Dev) -> list[str]:
+    jobs = dev.kubernetes.search(JOB, {MODEL_LABEL: DEMAND, "evergrow.dev/pipeline": "training"})
+    return [j["metadata"]["name"] for j in jobs if "(loop)" in j["metadata"]["annotations"]["evergrow.dev/run-name"]]
 
 
 def running(dev: Dev, job: str, step: str | None = None) -> list[str]:

@@ -62,6 +62,18 @@ def test_a_models_own_past_is_replayed_and_the_work_is_kept(backtest):
     assert all("schedule" in json.loads(line)["reason"] for line in decisions.read_text().splitlines())
 
 
+def test_a_lake_that_has_gone_further_since_tells_nothing_of_later(backtest, tmp_path_factory, policies):
+    """Even the digest of the past is that of a lake which never went there."""
+    before = (Path(backtest().value["results"]) / "results.json").read_bytes()
+    other = new_world(tmp_path_factory.mktemp("further"))
+    arguments = ("-f", "tests/toy_model/model.yaml", "--policies", policies, "-o", "json")
+    further = other.evergrow("backtest", *arguments, "--as-of", "2024-05-02")
+    assert further.code == 0, further.err
+    assert (Path(further.value["results"]) / "results.json").read_bytes() != before
+    again = other.evergrow("backtest", *arguments, "--as-of", "2024-04-25")
+    assert (Path(again.value["results"]) / "results.json").read_bytes() == before
+
+
 def test_the_text_names_what_is_recommended_and_what_to_paste(backtest):
     told = backtest(output="text")
     assert told.code == 0, told.err
@@ -101,6 +113,34 @@ def test_what_is_wrong_with_a_call_is_said(backtest, arguments, message):
     assert told.code == 2
     assert message in re.sub(r"\s+", " ", told.err)
     assert "Traceback" not in told.err
+
+
+def test_as_a_pipeline_in_shares_it_comes_to_the_same_bytes(world, backtest, policies):
+    alone = backtest()
+    assert alone.code == 0, alone.err
+    results = Path(alone.value["results"])
+    before = {path.name: path.read_bytes() for path in (results / "results.json", results / "index.html")}
+    for path in (*results.glob("*.json"), results / "index.html"):
+        path.unlink()
+    arguments = ("-f", "tests/toy_model/model.yaml", "--policies", policies, "--as-of", "2024-04-25", "-o", "json")
+    shared = world.evergrow("run", "backtest", *arguments, "--shares", "3")
+    assert shared.code == 0, shared.err
+    assert shared.value["results"] == str(results)
+    assert {name: (results / name).read_bytes() for name in before} == before
+    assert len([*results.glob("share-*.json")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("backtest",), "--policies: a backtest needs it"),
+        (("monitoring", "--policies", "policies.yaml"), "--policies: is for a backtest, found with monitoring"),
+    ],
+)
+def test_policies_belong_to_a_backtest_and_to_nothing_else(world, arguments, message):
+    told = world.evergrow("run", *arguments, "-f", "tests/toy_model/model.yaml")
+    assert told.code == 2
+    assert message in told.err
 
 
 def test_a_policy_that_is_none_is_named(world, tmp_path):

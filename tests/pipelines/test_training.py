@@ -11,6 +11,7 @@ from evergrow.audit import AuditLog
 from evergrow.contracts import EvaluationReport
 from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.integrations.serving import served
+from evergrow.learning.fit import read_info
 from tests.pipelines.conftest import DOCUMENT, FIRST, World, new_world
 
 pytestmark = pytest.mark.slow
@@ -99,3 +100,36 @@ def test_a_source_that_cannot_be_read_is_told_in_its_own_words_with_its_exit_cod
     assert told.err.count("error: step ") == 1
     assert "the whole log: " in told.err
     assert "Traceback" not in told.err
+
+
+def updated(tmp_path: Path, estimator: str) -> Path:
+    """The toy model, gone on with by partial fits and held against a control."""
+    path = tmp_path / "model.yaml"
+    text = DOCUMENT.read_text().replace("tests.toy_model.estimator:build", f"tests.example_model.estimator:{estimator}")
+    path.write_text(text.replace("  training:\n", "  training:\n    update: {kind: partial-fit, control: {}}\n"))
+    return path
+
+
+@pytest.mark.parametrize(("estimator", "outcome"), [("by_gradient", "pass"), ("straying", "fail")])
+def test_an_update_is_held_against_a_refit_that_nobody_registers_or_serves(
+    tmp_path: Path, estimator: str, outcome: str
+) -> None:
+    world, file = new_world(tmp_path / "home"), updated(tmp_path, estimator)
+    first = world.run("training", FIRST, file=file)
+    assert first.code == 0, first.err
+    assert first.value["verdict"]["outcome"] == "pass"
+    second = world.run("training", "2024-04-01", file=file)
+    assert second.code == 0, second.err
+    (without,), (held,) = (list(Path(told.value["run"]).glob("artifacts/*")) for told in (first, second))
+    assert not (without / "train/rivals/control").exists()
+    control, went_on = read_info(held / "train/rivals/control"), read_info(held / "train/model")
+    assert (control.parent, went_on.parent) == ("", read_info(without / "train/model").identity.digest)
+    assert (control.as_of, control.trained_on[1]) == (went_on.as_of, went_on.trained_on[1])
+    report = EvaluationReport.model_validate_json((held / "evaluate/report/report.json").read_text())
+    (verdict,) = (check.verdict for check in report.checks if check.name == "control")
+    assert (verdict.outcome, "vs control" in verdict.reason) == (outcome, True)
+    assert (outcome == "fail") <= (second.value["verdict"]["outcome"] == "fail")
+    versions = MlflowRegistry(world.environment).versions("toy-demand")
+    assert {one.identity for one in versions} == {
+        read_info(run / "train/model").identity.digest for run in (without, held)
+    }

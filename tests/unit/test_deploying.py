@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from evergrow.contracts import EvaluationReport, ModelVersion, Verdict
 from evergrow.errors import RolloutError, SpecError
 from evergrow.integrations.memory import FixedClock, MemoryTraffic
 from evergrow.integrations.memory_rollouts import MemoryChampions, MemoryFleet, MemoryRollouts, MemoryWitness
-from evergrow.rollout.asking import asked_for, carried_out
+from evergrow.rollout.asking import APPROVAL, asked_for, carried_out
 from evergrow.rollout.attempt import TRAINED_ON
 from evergrow.rollout.control import Controller
 from evergrow.spec import ContinualModel, load
@@ -161,6 +162,15 @@ def test_where_nobody_carries_rollouts_out_more_evidence_is_refused_and_told_why
 def test_another_evaluation_of_the_same_version_is_another_rollout():
     assert asked_for(2, judged()).name == asked_for(2, judged()).name
     assert asked_for(2, judged()).name != asked_for(2, judged("loss 0.1 against 0.3")).name
+
+
+def test_where_an_approval_is_asked_for_it_is_not_waited_for():
+    world = World()
+    deployment = replace(world.deployment(document()), approval=True)
+    assert deployment.ask_and_wait(lambda _: pytest.fail("it must not wait")) == "there"
+    (attempt,) = world.rollouts.attempts(NAME)
+    assert (attempt.order, attempt.ordered_by) == ("pause", APPROVAL)
+    assert world.done == ["publish 2"]
 
 
 def carried_out_by(world: World, ready: bool) -> Any:

@@ -45,6 +45,14 @@ def test_a_row_has_the_label_that_became_known_last_by_then(labels, hours):
             assert known[row] == NEVER
 
 
+@given(LABELLED, st.integers(0, 5), st.integers(0, 5))
+def test_a_row_has_had_a_label_since_its_first_became_known(labels, a, b):
+    past = Past.of("binary-classification", "label", ["x"], examples(labels), NO_DELAY)
+    came = past.came(slice(min(a, b), max(a, b)))
+    every = [[row + 1 + late for r, _, late in labels if r == row] for row in range(5)][min(a, b) : max(a, b)]
+    assert came.tolist() == [microseconds(START + timedelta(hours=min(mine))) if mine else NEVER for mine in every]
+
+
 @given(LABELLED, st.integers(0, 5), st.integers(0, 5), st.integers(0, 40))
 def test_labels_of_some_rows_are_those_of_all(labels, a, b, hours):
     past = Past.of("binary-classification", "label", ["x"], examples(labels), NO_DELAY)

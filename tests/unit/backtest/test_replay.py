@@ -18,7 +18,7 @@ from evergrow.errors import SpecError
 from evergrow.learning.losses import row_losses
 from evergrow.simulation.worlds import ConceptDrift, CovariateShift, Sudden, World, draw
 from evergrow.spec.policies import WhatIf
-from tests.unit.backtest.places import policy_set, simulated, small_document
+from tests.unit.backtest.places import WHEN, WINDOW, policy_set, simulated, small_document
 
 WORLD = World(
     seed=3, days=140, rows=60, features=3, concept=ConceptDrift(course=Sudden(at=80), angle=120),
@@ -203,3 +203,25 @@ def test_days_are_judged_from_when_the_last_policy_serves(folder):
     days, left_out = judged_days([early, nobody])
     assert left_out == ["nobody"]
     assert len(days) == len(early.days) - 1
+
+
+def test_a_control_rejects_what_is_kept_while_the_concept_changes_and_nothing_before(folder):
+    recalibrate = {"kind": "recalibrate"}
+    kinds = {"kept": recalibrate, "held": {**recalibrate, "control": {}}, "refit": {"kind": "refit"}}
+    update = {name: {"training": {"calibration": "sigmoid", "update": kind}} for name, kind in kinds.items()}
+    choices = {"when": {"weekly": WHEN["weekly"]}, "window": {"30d": WINDOW["30d"]}, "update": update}
+    lenient = {"evaluation": {"gate": {"margin": -1}}}
+    kept, held, refit = (
+        replayed(folder, f"weekly/30d/{name}", tried=policy_set(base=lenient, choices=choices))[1].trainings
+        for name in update
+    )
+    change = WORLD.start + timedelta(days=80)
+    assert {one.outcome for one in kept} == {one.outcome for one in refit} == {"promoted"}
+    before = [one for one in held if one.began < change]
+    late = [one for one in held if one.began > change + timedelta(days=30)]
+    assert {one.outcome for one in before} == {"promoted"}
+    assert len(before) > 2
+    assert {one.outcome for one in late} == {"rejected"}
+    assert all("vs control" in one.verdict.reason for one in late)
+    # A control is fitted where there is something to go on from, and costs as many rows again.
+    assert [one.rows for one in held] == [one.rows * (1 if i == 0 else 2) for i, one in enumerate(kept)]

@@ -519,5 +519,17 @@ def test_metrics_say_how_many_rollouts_are_in_which_phase_and_who_leads(cluster,
     assert 'evergrow_rollout_paused{model="m"} 1.0' in generate_latest(registry).decode()
 
 
+def test_metrics_say_how_many_trainings_in_a_row_have_brought_no_champion(cluster, cache, queue):
+    status = {"phase": "Serving", "loop": {"fruitless": 4}}
+    cluster.put(CONTINUAL_MODEL, {"metadata": {"name": "tired"}, "spec": {}, "status": status})
+    cluster.put(CONTINUAL_MODEL, {"metadata": {"name": "fresh"}, "spec": {}})
+    cache.fill()
+    registry = CollectorRegistry()
+    registry.register(health.State(queue, cache, lambda: True))
+    text = generate_latest(registry).decode()
+    assert 'evergrow_loop_fruitless{model="tired"} 4.0' in text
+    assert 'evergrow_loop_fruitless{model="fresh"} 0.0' in text
+
+
 def test_the_cache_is_what_adapters_take_for_a_cluster(cache):
     assert isinstance(cache, Kubernetes)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.contracts import Metric
-from evergrow.evaluation.gate import ChallengerLosses, ChampionLosses, check_floor, check_limit, compare
+from evergrow.evaluation.gate import (
+    ChallengerLosses,
+    ChampionLosses,
+    ControlLosses,
+    check_control,
+    check_floor,
+    check_limit,
+    compare,
+)
 from evergrow.spec.model import Floor, Gate
 
 DAYS = np.repeat(np.arange(30), 50)
@@ -135,3 +143,48 @@ def test_a_floors_reason_shows_the_interval_and_the_floor():
 @pytest.mark.parametrize(("value", "outcome"), [(4.9, "pass"), (5.0, "pass"), (5.1, "fail"), (math.nan, "error")])
 def test_a_limit_may_be_reached_but_not_passed(value, outcome):
     assert check_limit("latency", value, 5.0, "ms").verdict.outcome == outcome
+
+
+def controlled(update, control=LOSSES, *, tolerance=0.02, minimum=200, alpha=0.05):
+    gate = Gate(metric="log_loss", margin=0.3, alpha=alpha)
+    return check_control(ControlLosses(control), ChallengerLosses(update), DAYS, gate, tolerance, minimum).verdict
+
+
+def test_an_update_fails_if_it_is_surely_worse_than_its_control_and_passes_otherwise():
+    assert controlled(LOSSES + 0.05 + NOISE).outcome == "fail"
+    assert controlled(LOSSES.copy()).outcome == "pass"
+    assert controlled(LOSSES - 0.05 + NOISE).outcome == "pass"
+
+
+def test_worse_by_less_than_is_tolerated_or_by_chance_is_not_surely_worse():
+    worse = LOSSES + 0.1 * LOSSES.mean() + NOISE / 10
+    assert controlled(worse, tolerance=0.08).outcome == "fail"
+    assert controlled(worse, tolerance=0.12).outcome == "pass"
+    by_chance = LOSSES + RANDOM.normal(0.02, 1, 1500)
+    assert controlled(by_chance, alpha=0.01).outcome == "pass"
+
+
+@given(st.floats(-0.2, 0.2), st.floats(0, 1), st.integers(0, 2**16))
+def test_it_fails_where_the_gate_would_with_what_is_tolerated_as_its_margin(shift, tolerance, seed):
+    update = LOSSES + shift + np.random.default_rng(seed).normal(0, 0.3, 1500)
+    expected = verdict(update, margin=-tolerance * LOSSES.mean()).outcome
+    assert (controlled(update, tolerance=tolerance).outcome == "fail") == (expected == "fail")
+
+
+def test_the_control_says_both_numbers_and_its_name():
+    reason = controlled(np.full(1500, 0.412), np.full(1500, 0.398)).reason
+    assert "log_loss 0.4120 vs control 0.3980, difference -0.0140 [-0.0140, -0.0140], margin -0.00796" in reason
+
+
+@pytest.mark.parametrize("who", ["challenger", "control"])
+def test_a_control_without_a_finite_number_is_an_error_and_no_pass(who):
+    broken = LOSSES.copy()
+    broken[7] = math.nan
+    found = controlled(broken) if who == "challenger" else controlled(LOSSES, broken)
+    assert found.outcome == "error"
+    assert f"1 of the {who}'s" in found.reason
+    assert controlled(LOSSES[:0], LOSSES[:0]).outcome == "error"
+
+
+def test_too_few_rows_fail_no_update():
+    assert controlled(LOSSES + 0.05 + NOISE, minimum=2000).outcome == "pass"

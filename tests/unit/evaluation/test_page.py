@@ -1,10 +1,11 @@
 """The report's page says what the report says."""
 
 import re
+from datetime import timedelta
 
 import pytest
 
-from evergrow.contracts import Check, Verdict
+from evergrow.contracts import Check, SetAside, Transfer, Verdict
 from evergrow.evaluation.page import MEANING, render
 from tests.unit.pages import builders as pages
 
@@ -59,6 +60,31 @@ def test_rows_of_the_confusion_matrix_are_true_labels():
     said = text(page(pages.report(curves=curves)))
 
     assert "0 90 90 % 10 10 % 1 4 40 % 6 60 %" in said
+
+
+def transfer(slice_="", forgotten=False, **changes):
+    given = {
+        "since": pages.START, "until": pages.START + timedelta(days=30), "slice": slice_, "rows": 1234, "loss": 0.51,
+        "champion_loss": 0.4, "transfer": -0.11, "low": -0.15, "high": -0.07, "p_value": 0.001, "forgotten": forgotten,
+    }  # fmt: skip
+    return Transfer(**{**given, **changes})
+
+
+def test_what_is_kept_of_earlier_periods_is_told_with_both_losses():
+    few = transfer("origin=EWR", low=None, high=None, p_value=None)
+    said = text(page(pages.report(transfers=(transfer(forgotten=True), transfer(), few))))
+
+    assert "2013-01-01 to 2013-01-31 all 1,234 0.51 0.4 -0.11 [-0.15, -0.07] forgotten" in said
+    assert "all 1,234 0.51 0.4 -0.11 [-0.15, -0.07] –" in said
+    assert "origin=EWR 1,234 0.51 0.4 -0.11 too few" in said
+    assert "Earlier periods" not in text(page(pages.report()))
+
+
+def test_what_is_set_aside_is_told_with_the_data():
+    about = pages.about(ROWS).model_copy(update={"set_aside": SetAside(share=0.05, keys=("flight",))})
+
+    assert "set aside (0.05 of all rows)" in text(render(pages.report(), pages.document(), about))
+    assert "set aside" not in text(page(pages.report()))
 
 
 def test_what_was_left_out_is_named():

@@ -25,6 +25,7 @@ import yaml
 from kubernetes.client import ApiException
 
 from evergrow.integrations.kubernetes import (
+    CONFIG_MAP,
     CONTINUAL_MODEL,
     DEPLOYMENT,
     EVENT,
@@ -37,7 +38,7 @@ from evergrow.integrations.kubernetes import (
     Kubernetes,
 )
 
-KINDS = (CONTINUAL_MODEL, MODEL_ROLLOUT, INFERENCE_SERVICE, HTTP_ROUTE, DEPLOYMENT, POD, EVENT, LEASE)
+KINDS = (CONTINUAL_MODEL, MODEL_ROLLOUT, INFERENCE_SERVICE, HTTP_ROUTE, DEPLOYMENT, POD, EVENT, LEASE, CONFIG_MAP)
 NAMESPACE = Kind("Namespace", "namespaces", "v1")
 WITH_STATUS = frozenset({CONTINUAL_MODEL.plural, MODEL_ROLLOUT.plural, INFERENCE_SERVICE.plural, HTTP_ROUTE.plural})
 PATH = re.compile(

@@ -1,5 +1,7 @@
 """Runs by Jobs: the same submission is the same run, a failed one is run anew, and what went wrong is told."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,8 +10,9 @@ import yaml
 from evergrow.errors import PipelineError
 from evergrow.integrations import pods_submit
 from evergrow.integrations.kubernetes import CONFIG_MAP, JOB, POD
-from evergrow.integrations.pods_submit import PodRuns, job, state_of
+from evergrow.integrations.pods_submit import PodRuns, job, run_of, state_of
 from evergrow.integrations.submission import Submission
+from evergrow.spec.policies import PolicySet
 from tests.builders import document
 from tests.unit.integrations.kubernetes_twin import KubernetesTwin
 from tests.unit.integrations.test_pods import PLACE
@@ -147,3 +150,31 @@ def test_the_longest_names_fit_what_kubernetes_allows(runs):
     long = long.model_copy(update={"metadata": long.metadata.model_copy(update={"name": "m" * 50})})
     run = runs.submit(Submission(PLACE, "batch_scoring", long, OCTOBER))
     assert len(run.id) <= 52  # a Job's pods add 11 characters to it, and are labels of at most 63
+
+
+def test_a_run_was_over_when_its_job_first_was():
+    done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:02:00Z"}
+    about = {"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}}
+    assert run_of({**about, "status": {"active": 1}}).ended is None
+    told = {**about, "status": {"completionTime": "2026-01-01T00:01:00Z", "conditions": [done]}}
+    assert run_of(told).ended == datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+    failed = {**done, "type": "Failed"}
+    assert run_of({**about, "status": {"conditions": [failed]}}).ended == datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
+    not_yet = {**failed, "status": "False"}
+    assert run_of({**about, "status": {"conditions": [not_yet]}}).ended is None
+
+
+def test_a_backtests_policies_come_with_it_and_other_policies_are_another_run(runs, cluster):
+    def asked(**options):
+        tried = PolicySet.model_validate({"choices": {"when": {name: {} for name in options}}})
+        return replace(submission(pipeline="backtest"), policies=tried, shares=3)
+
+    run = runs.submit(asked(weekly=1))
+    command = cluster.objects["Job", run.id]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert command[command.index("--policies") :] == ["--policies", "/evergrow/policies.yaml", "--shares", "3"]
+    kept = cluster.objects["ConfigMap", run.id]["data"]
+    assert yaml.safe_load(kept["policies.yaml"])["choices"] == {"when": {"weekly": {}}}
+    assert json.loads(asked(weekly=1).arguments["policies"])["choices"] == {"when": {"weekly": {}}}
+    assert runs.submit(asked(weekly=1)).existing
+    assert runs.submit(asked(monthly=1)).id != run.id
+    assert "policies" not in submission().arguments

@@ -11,11 +11,14 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from evergrow.contracts import EVENT_TIMESTAMP, TrainingSet
+from evergrow.contracts import EVENT_TIMESTAMP, TrainingSet, digest
+from evergrow.data import training_set as training_sets
 from evergrow.errors import NotEnoughData, SpecError
+from evergrow.evaluation.evaluate import evaluate
 from evergrow.learning.bundle import Bundle, bundle_digest
-from evergrow.learning.fit import fit
+from evergrow.learning.fit import fit, read_info
 from evergrow.learning.identity import identify
+from evergrow.learning.parts import split
 from evergrow.learning.update import gone_on
 from evergrow.spec.updates import PartialFit, Recalibrate, WarmStart
 from tests.builders import document, rows, training_set
@@ -160,3 +163,91 @@ def test_a_refit_takes_nothing_over(sets, tmp_path):
     without = fit(model("refit"), sets[1], tmp_path / "3")
     assert with_one == without
     assert with_one.parent == ""
+
+
+# -- controls --
+
+
+def test_a_control_is_no_part_of_what_a_model_is(sets):
+    about = TrainingSet.model_validate_json((sets[1] / "training_set.json").read_text())
+    plain, *controlled = (
+        identify(model("partial-fit", **more), about, "parent")
+        for more in ({}, {"control": {}}, {"control": {"tolerance": 0.5}})
+    )
+    assert controlled == [plain, plain]
+    assert identify(model("partial-fit", passes=2), about, "parent") != plain
+
+
+def test_a_document_without_a_control_has_the_identity_it_had_before_there_were_any(sets, monkeypatch):
+    """By an oracle: what was digested then, which knew no such field."""
+    about = TrainingSet.model_validate_json((sets[1] / "training_set.json").read_text())
+    digested = []
+    monkeypatch.setattr("evergrow.learning.identity.digest", lambda value: digested.append(value) or digest(value))
+    identify(model("partial-fit"), about)
+    identify(model("refit"), about)
+    updates = [value["training"]["update"] for value in digested if "training" in value]
+    assert updates == [{"kind": "partial-fit", "passes": 1}, {"kind": "refit"}]
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """Training sets as of before and long after one of the features turned round, the second's rows all new."""
+    folder = tmp_path_factory.mktemp("turned")
+    before, after = rows(days=80), rows(days=200, seed=1)
+    after = after[after[EVENT_TIMESTAMP] >= after[EVENT_TIMESTAMP].min() + timedelta(days=80)]
+    after = after.assign(delay=-after.delay)
+    parts = {"holdout": timedelta(days=20), "calibration": timedelta(days=10)}
+    return (
+        training_set(folder / "before", model=model("refit"), frame=before, **parts),
+        training_set(folder / "after", model=model("refit"), frame=after, **parts),
+    )
+
+
+def held_against_its_control(sets, tmp_path, update, **more):
+    """The report of an update that goes on from the first set, on the second."""
+    wanted = model(update, control={"tolerance": 0.02}, **more)
+    fit(wanted, sets[0], tmp_path / "champion")
+    went_on = fit(wanted, sets[1], tmp_path / "update", tmp_path / "champion")
+    control = fit(wanted, sets[1], tmp_path / "control")
+    assert (went_on.parent, control.parent) == (read_info(tmp_path / "champion").identity.digest, "")
+    places = (sets[1], tmp_path / "update", tmp_path / "champion", "1", tmp_path / "report", tmp_path / "control")
+    return evaluate(wanted, *places)
+
+
+def outcomes(report):
+    return {check.name: check.verdict.outcome for check in report.checks}
+
+
+def test_an_estimator_that_is_kept_while_the_world_turns_beats_the_champion_and_is_rejected_by_its_control(
+    turned, tmp_path
+):
+    report = held_against_its_control(turned, tmp_path, "recalibrate")
+    assert (outcomes(report)["champion"], outcomes(report)["control"]) == ("pass", "fail")
+    assert report.verdict.outcome == "fail"
+
+
+def test_an_update_that_follows_the_world_passes_its_control(turned, tmp_path):
+    report = held_against_its_control(turned, tmp_path, "partial-fit", passes=20)
+    assert (outcomes(report)["champion"], outcomes(report)["control"]) == ("pass", "pass")
+    assert report.verdict.outcome == "pass"
+
+
+def test_the_report_says_what_the_update_and_its_control_lose_on_the_same_rows(turned, tmp_path):
+    report = held_against_its_control(turned, tmp_path, "recalibrate")
+    reason = next(check.verdict.reason for check in report.checks if check.name == "control")
+    held_out = split(*training_sets.read(turned[1])).holdout
+    losses = []
+    for name in ("update", "control"):
+        bundle = Bundle.load(tmp_path / name)
+        p, y = bundle.predict(bundle.columns(held_out)), held_out.late.to_numpy()
+        losses.append(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
+    assert reason.startswith("log_loss {:.4f} vs control {:.4f}, ".format(*losses))
+    assert float(reason.partition("margin ")[2].partition(",")[0]) == pytest.approx(-0.02 * losses[1], rel=1e-4)
+
+
+def test_without_a_control_there_is_no_such_check(turned, tmp_path):
+    first = fit(model("recalibrate"), turned[0], tmp_path / "champion")
+    fit(model("recalibrate"), turned[1], tmp_path / "update", tmp_path / "champion")
+    places = (turned[1], tmp_path / "update", tmp_path / "champion", "1", tmp_path / "report")
+    assert "control" not in outcomes(evaluate(model("recalibrate"), *places))
+    assert first.parent == ""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.errors import LoopError
-from evergrow.loop.book import Approved, Asked, Began, Book, Decided, Ended, Entry, Froze, Thawed, written
+from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Entry, Froze, Thawed, written
 from evergrow.triggers.decide import Retrain
 
 NOW = datetime(2024, 3, 20, tzinfo=UTC)
@@ -23,16 +23,15 @@ ENTRIES: list[Entry] = [
     Asked(at=NOW, by="ada", reason="new features"),
     Froze(at=NOW, by="ada"),
     Thawed(at=NOW, by="ada"),
-    Approved(at=NOW, by="ada", version=3),
 ]
 
 
 def test_what_was_written_is_read_by_the_same_book_and_by_another(tmp_path: Path) -> None:
-    book = Book(tmp_path / "loops" / "book.jsonl")
+    book = BookFile(tmp_path / "loops" / "book.jsonl")
     assert book.entries() == ()
     for number, entry in enumerate(ENTRIES, 1):
         book.append(entry)
-        assert list(book.entries()) == list(Book(book.path).entries()) == ENTRIES[:number]
+        assert list(book.entries()) == list(BookFile(book.path).entries()) == ENTRIES[:number]
 
 
 @given(st.integers(0, len(ENTRIES) - 1), st.data())
@@ -42,7 +41,7 @@ def test_a_torn_last_line_is_no_entry_and_is_cut_off(tmp_path_factory, number: i
     torn = written(ENTRIES[number])
     path.write_bytes(whole + torn[: data.draw(st.integers(0, len(torn) - 1))])
 
-    book = Book(path)
+    book = BookFile(path)
     assert list(book.entries()) == ENTRIES[:number]
     book.append(ENTRIES[number])
     assert list(book.entries()) == ENTRIES[: number + 1]
@@ -53,14 +52,14 @@ def test_a_line_that_somebody_spoilt_is_named(tmp_path: Path) -> None:
     path = tmp_path / "book.jsonl"
     path.write_bytes(written(ENTRIES[1]) + b'{"kind": "began", "number": 0}\n')
     with pytest.raises(LoopError, match="line 2 is no entry"):
-        Book(path).entries()
+        BookFile(path).entries()
 
 
 def test_lines_that_several_write_at_once_are_all_there(tmp_path: Path) -> None:
     path = tmp_path / "book.jsonl"
 
     def write(by: str) -> None:
-        book = Book(path)
+        book = BookFile(path)
         for second in range(20):
             book.append(Asked(at=NOW + timedelta(seconds=second), by=by))
 
@@ -69,4 +68,4 @@ def test_lines_that_several_write_at_once_are_all_there(tmp_path: Path) -> None:
         one.start()
     for one in writers:
         one.join()
-    assert len(Book(path).entries()) == 60
+    assert len(BookFile(path).entries()) == 60

@@ -15,7 +15,7 @@ from evergrow.cli.loop import line, next_scheduled, read_every, read_times
 from evergrow.environment import Environment
 from evergrow.errors import LoopError, SpecError
 from evergrow.integrations.loop_local import book_of, claimed, run_by
-from evergrow.loop.book import Asked, Began, Book, Decided, Ended, Froze, Thawed
+from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Froze, Thawed
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
 from tests.unit.loop.conftest import Evergrow
@@ -26,8 +26,8 @@ ASKED = {"kind": "asked"}
 Write = Callable[..., str]
 
 
-def book(home: Path) -> Book:
-    return Book(home / "loops" / "delays" / "book.jsonl")
+def book(home: Path) -> BookFile:
+    return BookFile(home / "loops" / "delays" / "book.jsonl")
 
 
 @pytest.mark.parametrize("command", ["", "run", "status", "ask", "freeze", "thaw"])

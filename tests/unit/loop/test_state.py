@@ -5,7 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Thawed
-from evergrow.loop.state import frozen, fruitless, history, serving, to_begin, trained, under_way, unheard, warning
+from evergrow.loop.state import (
+    Wish,
+    frozen,
+    fruitless,
+    history,
+    newly_said,
+    serving,
+    status_of,
+    to_begin,
+    trained,
+    under_way,
+    unheard,
+    warning,
+)
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
 from evergrow.triggers.history import Champion, Look, Trained
@@ -117,3 +130,37 @@ def test_challengers_that_keep_failing_are_warned_of_until_one_is_promoted():
     told = "challengers keep failing: 3 in a row; nothing is begun before 2024-03-30 00:00"
     assert warning(DAILY, tried("rejected", "failed", "rejected")) == told
     assert warning(DAILY, tried("rejected", "failed", "rejected", "promoted")) == ""
+
+
+def test_what_stands_on_the_object_is_said_once():
+    ask, freeze = Wish("ada", "new station"), Wish("bob", "audit")
+    said = newly_said([], ask, freeze, NOW)
+    assert said == [Asked(at=NOW, by="ada", reason="new station"), Froze(at=NOW, by="bob", reason="audit")]
+    assert newly_said(said, ask, freeze, NOW + DAY) == []
+    assert newly_said(said, None, freeze, NOW + DAY) == []
+
+
+def test_another_request_is_another_and_the_same_is_once_something_was_begun():
+    book: list[Entry] = [Asked(at=NOW, by="ada", reason="new station")]
+    assert len(newly_said(book, Wish("bob", "new station"), None, NOW)) == 1
+    assert len(newly_said(book, Wish("ada", "newer station"), None, NOW)) == 1
+    began = Began(number=1, at=NOW, by=NOW)
+    assert len(newly_said([*book, began], Wish("ada", "new station"), None, NOW + DAY)) == 1
+
+
+def test_a_freeze_ends_when_it_is_taken_away_and_not_before():
+    froze = Froze(at=NOW, by="bob", reason="audit")
+    (thawed,) = newly_said([froze], None, None, NOW + DAY)
+    assert (thawed.kind, thawed.at, thawed.by) == ("thawed", NOW + DAY, "bob")
+    assert newly_said([froze, thawed], None, None, NOW + 2 * DAY) == []
+    assert [one.kind for one in newly_said([froze, thawed], None, Wish("bob", "audit"), NOW + 2 * DAY)] == ["froze"]
+
+
+def test_the_status_is_what_the_book_comes_to():
+    assert status_of(DAILY, [], NOW).model_dump(exclude_defaults=True) == {}
+    book = [*tried("promoted", "rejected", "failed"), decided(NOW + 3 * DAY), Froze(at=NOW, by="bob")]
+    told = status_of(DAILY, [*book, Began(number=4, at=NOW + 3 * DAY, by=NOW + 3 * DAY)], NOW + 3 * DAY)
+    assert (told.decided, told.train, told.training) == (NOW + 3 * DAY, True, NOW + 3 * DAY)
+    assert (told.trainings, told.fruitless, told.ended) == (4, 2, "failed: ")
+    assert told.not_before == NOW + 2 * DAY + 4 * DAY
+    assert "bob" in told.frozen

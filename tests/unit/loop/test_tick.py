@@ -16,7 +16,7 @@ from evergrow.contracts import Observation, Verdict
 from evergrow.errors import RegistryError, SpecError
 from evergrow.integrations.memory import FixedClock
 from evergrow.integrations.memory_loop import MemoryWorld
-from evergrow.loop.book import Asked, Began, Book, Decided, Ended, Entry, Froze, Thawed, written
+from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Entry, Froze, Thawed, written
 from evergrow.loop.state import trainings, under_way
 from evergrow.loop.tick import Loop
 from evergrow.spec import ContinualModel, parse
@@ -49,7 +49,7 @@ def model(*triggers: dict, **more: object) -> ContinualModel:
     return parse(dumped)
 
 
-class Dying(Book):
+class Dying(BookFile):
     """A book whose writer dies before, within or after a line."""
 
     def __init__(self, path: Path, dies: Callable[[], str]) -> None:
@@ -81,7 +81,7 @@ def replay(loop: Loop, days: int = DAYS) -> None:
 def new(path: Path, spoken: Sequence[Entry] = ()) -> Path:
     """A book in which somebody has spoken."""
     for entry in spoken:
-        Book(path).append(entry)
+        BookFile(path).append(entry)
     path.touch()
     return path
 
@@ -89,7 +89,7 @@ def new(path: Path, spoken: Sequence[Entry] = ()) -> Path:
 def ran(spoken: Sequence[Entry] = (), spec: ContinualModel | None = None, **world: object) -> list[Entry]:
     """The book of a run that nobody kills."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        book = Book(new(Path(folder) / "book.jsonl", spoken))
+        book = BookFile(new(Path(folder) / "book.jsonl", spoken))
         replay(Loop(spec or model(), book, MemoryWorld(LABELS, **world), FixedClock(START)))
         return list(book.entries())
 
@@ -118,7 +118,7 @@ def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken
     seen = SEEN if looks else None
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         whole, killed = new(Path(folder) / "whole.jsonl", spoken), new(Path(folder) / "killed.jsonl", spoken)
-        replay(Loop(spec, Book(whole), MemoryWorld(LABELS, endings, seen), FixedClock(START)))
+        replay(Loop(spec, BookFile(whole), MemoryWorld(LABELS, endings, seen), FixedClock(START)))
 
         countdown = [0]
 
@@ -139,7 +139,7 @@ def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken
             except Killed:
                 continue
         assert killed.read_bytes() == whole.read_bytes()
-        book = Book(killed).entries()
+        book = BookFile(killed).entries()
     assert under_way(book) is None
     assert Counter(one.number for one in book if isinstance(one, Began)) == Counter(
         one.number for one in book if isinstance(one, Ended)
@@ -228,7 +228,7 @@ def world_that(error: Exception, *, once: bool) -> MemoryWorld:
 
 
 def test_what_may_go_well_a_moment_later_loses_nothing(tmp_path: Path) -> None:
-    book = Book(tmp_path / "book.jsonl")
+    book = BookFile(tmp_path / "book.jsonl")
     loop = Loop(model(), book, world_that(RegistryError("away", retriable=True), once=True), FixedClock(START))
     with pytest.raises(RegistryError):
         loop.tick()
@@ -239,7 +239,7 @@ def test_what_may_go_well_a_moment_later_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_document_that_asks_for_what_there_is_not_ends_the_loop_and_can_be_mended(tmp_path: Path) -> None:
-    book = Book(tmp_path / "book.jsonl")
+    book = BookFile(tmp_path / "book.jsonl")
     broken = world_that(SpecError("spec.training.estimator.entrypoint: there is no such module"), once=False)
     with pytest.raises(SpecError):
         Loop(model(), book, broken, FixedClock(START)).tick()
@@ -265,7 +265,7 @@ class Ticking:
 
 
 def test_in_the_present_a_training_ends_later_than_it_began_and_what_was_asked_meanwhile_is_open(tmp_path) -> None:
-    clock, book = Ticking(), Book(tmp_path / "book.jsonl")
+    clock, book = Ticking(), BookFile(tmp_path / "book.jsonl")
     loop = Loop(model(cooldown="0s"), book, MemoryWorld(LABELS, fails=clock.pass_by), clock)
     loop.tick()
     assert [one.at for one in book.entries()] == [START, START, START + HOUR]
@@ -277,16 +277,16 @@ def test_in_the_present_a_training_ends_later_than_it_began_and_what_was_asked_m
 def test_a_tick_that_comes_late_begins_what_was_decided_as_of_its_own_instant(tmp_path: Path) -> None:
     path = tmp_path / "book.jsonl"
     whole = ran()
-    Book(path).append(whole[0])
+    BookFile(path).append(whole[0])
     clock = FixedClock(START + 5 * DAY)
     world = MemoryWorld(LABELS)
-    Loop(model(), Book(path), world, clock).tick()
-    first = next(one for one in Book(path).entries() if isinstance(one, Began))
+    Loop(model(), BookFile(path), world, clock).tick()
+    first = next(one for one in BookFile(path).entries() if isinstance(one, Began))
     assert (first.at, first.by, world.trained[0]) == (START + 5 * DAY, START, START + 5 * DAY)
 
 
 def test_an_instant_that_was_decided_is_not_decided_again_nor_is_one_before_it(tmp_path: Path) -> None:
-    book = Book(tmp_path / "book.jsonl")
+    book = BookFile(tmp_path / "book.jsonl")
     world = MemoryWorld(LABELS)
     loop = Loop(model(), book, world, FixedClock(START))
     replay(loop)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.fft import dct
 from scipy.stats import t as student
 
-from evergrow.statistics.means import PERSISTENCE, Estimate, estimate, leave_out, mean, time_blocks
+from evergrow.statistics.means import PERSISTENCE, Estimate, alike, estimate, leave_out, mean, time_blocks
 
 
 def test_the_error_is_that_of_the_equal_weighted_cosine_estimator():
@@ -89,3 +89,58 @@ def test_blocks_of_many_rows_weigh_more_in_the_error_too():
     values = random.normal(size=60)[blocks] + random.normal(size=len(blocks))
     by_leaving_out = leave_out(lambda rows: float(values[rows].mean()), blocks)
     assert mean(values, blocks).error == pytest.approx(by_leaving_out.error, rel=0.03)
+
+
+def drawn(count, worth, freedom, seed=0):
+    """Estimates of stretches whose variances differ as a scaled inverse chi-square with so many degrees of freedom."""
+    random = np.random.default_rng(seed)
+    variances = 9.0 * worth / random.chisquare(worth, count)
+    seen = variances * random.chisquare(freedom, count) / freedom
+    return [Estimate(float(i), float(np.sqrt(v / 30)), freedom, 30) for i, v in enumerate(seen)]
+
+
+@pytest.mark.parametrize("worth", [2, 8, 30])
+def test_what_a_common_variance_weighs_is_what_the_stretches_variances_were_drawn_with(worth):
+    found = alike(drawn(20_000, worth, 4))
+    total = 4 + worth
+    assert {one.freedom for one in found} <= set(range(int(0.9 * total) - 1, int(1.1 * total) + 2))
+    own, seen = (np.array([one.error**2 * 30 for one in some]) for some in (drawn(20_000, worth, 4), found))
+    np.testing.assert_allclose(seen, np.maximum(own, (worth * 9.0 + 4 * own) / total), rtol=0.1)
+
+
+def test_stretches_of_the_same_variance_are_worth_all_their_days_together():
+    random = np.random.default_rng(2)
+    each = [Estimate(0.0, float(np.sqrt(random.chisquare(50) / 50)), 50, 30) for _ in range(12)]
+    assert [one.freedom for one in alike(each)] == [600] * 12
+
+
+def test_stretches_of_other_variances_keep_their_own():
+    each = [Estimate(0.0, 10.0**power, 400, 30) for power in range(-1, 2)]
+    found = alike(each)
+    assert [one.error for one in found] == pytest.approx([one.error for one in each], rel=0.05)
+    assert {one.freedom for one in found} == {400}
+
+
+@given(st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**16))
+def test_no_error_becomes_smaller_by_others_and_values_stay(count, freedom, seed):
+    each = drawn(count, 5, freedom, seed)
+    found = alike(each)
+    assert [(one.value, one.blocks) for one in found] == [(one.value, one.blocks) for one in each]
+    assert all(after.error >= before.error * (1 - 1e-12) for before, after in zip(each, found, strict=True))
+    assert all(freedom <= one.freedom <= freedom * count for one in found)
+    assert [one.error for one in alike(each[::-1])] == pytest.approx([one.error for one in found[::-1]])
+
+
+def test_one_stretch_or_one_without_error_learns_nothing():
+    one = Estimate(1.0, 2.0, 4, 30)
+    assert alike([one]) == [one]
+    assert alike([]) == []
+    assert alike([one, Estimate(0.0, 0.0, 4, 30)]) == [one, Estimate(0.0, 0.0, 4, 30)]
+
+
+def test_a_p_value_is_students_t_from_below():
+    found = Estimate(value=1.0, error=0.5, freedom=4, blocks=30)
+    assert found.below(2.0) == pytest.approx(student.cdf(-2.0, 4))
+    assert found.below(found.upper(0.05)) == pytest.approx(0.05)
+    assert (Estimate(1.0, 0.0, 4, 30).below(1.0), Estimate(1.0, 0.0, 4, 30).below(1.1)) == (1.0, 0.0)
+    assert mean(np.array([1.0, 2.0]), np.array([0, 0])).below(-9.0) == 1.0
