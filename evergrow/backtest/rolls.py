@@ -22,6 +22,7 @@ from pydantic import Field
 from evergrow.backtest.past import DAY, Past, instant_of, microseconds, opened
 from evergrow.backtest.tasks import PAST, Account, Work, by_day, opened_cut, scores, valued
 from evergrow.contracts import EVENT_TIMESTAMP, Value
+from evergrow.data.mixing import uniform
 from evergrow.learning.losses import row_losses
 from evergrow.monitoring.baseline import Baseline
 from evergrow.monitoring.performance import SCORE, VERSION
@@ -39,7 +40,6 @@ from evergrow.spec.rollout import BlueGreen, Rollout, RolloutSpec, RolloutStatus
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
-Bits = NDArray[np.uint64]
 
 CHAMPION, CHALLENGER = 1, 2
 """Versions, as a rollout's reasons have them: the same whichever policy asks, so that work is shared."""
@@ -54,8 +54,6 @@ AT_ONCE = 28 * DAY
 """So much of a rollout is replayed at once, microseconds: many are superseded before much more has passed."""
 DRAW, COPY = 0, 1
 """Streams of random numbers."""
-GAMMA = np.uint64(0x9E3779B97F4A7C15)
-"""Of SplitMix64: odd, 2⁶⁴ over the golden ratio."""
 POSITION = "position"
 """Column of the log: of the row in the past."""
 
@@ -231,8 +229,8 @@ def _answered(folder: Path, past: Past, roll: Roll, rows: slice, shares: tuple[S
     place = np.searchsorted([one.since for one in shares], asked, side="right")
     percent, copies = np.array([(0, 0), *((one.percent, one.copies) for one in shares)])[place].T
     old, new = (scores(folder, model, rows) for model in (roll.champion, roll.challenger))
-    drawn = 100 * uniform(roll.seed, DRAW, position) < percent
-    copied = 100 * uniform(roll.seed, COPY, position) < copies
+    drawn = 100 * chance(roll.seed, DRAW, position) < percent
+    copied = 100 * chance(roll.seed, COPY, position) < copies
     theirs = pd.DataFrame(
         {
             PREDICTION_ID: [f"{i}-0" for i in position], answers.ROUTE: answers.DRAWN, POSITION: position,
@@ -258,27 +256,15 @@ def _answered(folder: Path, past: Past, roll: Roll, rows: slice, shares: tuple[S
     return found
 
 
-def uniform(seed: int, stream: int, position: Numbers) -> Floats:
-    """A number in [0, 1) for each row, the same whoever asks, by SplitMix64.
-
-    G. Steele, D. Lea & C. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+def chance(seed: int, stream: int, position: Numbers) -> Floats:
+    """A number in [0, 1) for each row, the same whoever asks, [n].
 
     Args:
         seed: in [0, 2³²).
-        stream: numbers of different streams have nothing to do with each other.
+        stream: 0 or 1; numbers of different streams have nothing to do with each other.
         position: of the rows, ≥ 0, [n].
     """
-    key = _mixed(np.array([seed << 1 | stream], np.uint64))
-    bits = _mixed(key + GAMMA * (position.astype(np.uint64) + np.uint64(1)))
-    found: Floats = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return found
-
-
-def _mixed(z: Bits) -> Bits:
-    """SplitMix64's finaliser, modulo 2⁶⁴."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-    return z
+    return uniform(seed << 1 | stream, [position.astype(np.uint64)], len(position))
 
 
 def _prior(folder: Path, roll: Roll) -> Prior:

@@ -86,7 +86,7 @@ class Steps:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        if event.what == "started":
+        if event.process not in self._tasks:  # a pod that was killed before its step began is told of, too
             self._tasks[event.process] = self._progress.add_task(f"  {event.step}", total=1, said="")
             self._started[event.process] = (event.at, "")
         task = self._tasks[event.process]

@@ -16,7 +16,7 @@ from evergrow.backtest.past import DAY, Past, instant_of, microseconds
 from evergrow.backtest.policies import policies
 from evergrow.backtest.replay import Setting, instants, replay
 from evergrow.backtest.results import result
-from evergrow.backtest.rolls import AT_ONCE, RARER, Roll, Rolled, uniform
+from evergrow.backtest.rolls import AT_ONCE, RARER, Roll, Rolled, chance
 from evergrow.backtest.run import backtest
 from evergrow.backtest.tasks import PAST, Fit, Judge, Select, opened_cut, scores
 from evergrow.backtest.work import Shared, workers
@@ -111,13 +111,14 @@ def mixed(z):
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 1), st.lists(st.integers(0, 2**40), min_size=1, max_size=5))
 def test_a_rows_number_is_splitmix64_of_its_position(seed, stream, positions):
-    found = uniform(seed, stream, np.array(positions))
-    key = mixed(2 * seed + stream)
-    assert found.tolist() == [(mixed((key + 0x9E3779B97F4A7C15 * (p + 1)) % 2**64) >> 11) / 2**53 for p in positions]
+    found = chance(seed, stream, np.array(positions))
+    step = 0x9E3779B97F4A7C15
+    key = mixed((2 * seed + stream + step) % 2**64)
+    assert found.tolist() == [(mixed(((key ^ p) + step) % 2**64) >> 11) / 2**53 for p in positions]
 
 
 def test_numbers_are_evenly_spread_and_streams_and_seeds_have_nothing_to_do_with_each_other():
-    columns = [uniform(seed, stream, np.arange(40_000)) for seed in (0, 1, 7) for stream in (0, 1)]
+    columns = [chance(seed, stream, np.arange(40_000)) for seed in (0, 1, 7) for stream in (0, 1)]
     for one in columns:
         assert np.abs(np.histogram(one, 20, (0, 1))[0] - 2000).max() < 5 * np.sqrt(2000)
     off = np.corrcoef(columns) - np.eye(len(columns))
@@ -166,10 +167,10 @@ def plainly(folder, model, roll):
         while row < len(past.asked) and past.asked[row] < now:
             # As the gateway does: who is drawn by the weights in force, and whether a copy goes to the shadow.
             share = next(((w, m) for t, w, m in reversed(trail) if t <= past.asked[row]), (0, 0))
-            version = 2 if 100 * uniform(roll.seed, 0, np.array([row]))[0] < share[0] else 1
-            chance = (share[0] if version == 2 else 100 - share[0]) / 100
-            log.append((row, version, "weights", chance, every[version][row], f"v{version}-{row}-0"))
-            if 100 * uniform(roll.seed, 1, np.array([row]))[0] < share[1]:
+            version = 2 if 100 * chance(roll.seed, 0, np.array([row]))[0] < share[0] else 1
+            propensity = (share[0] if version == 2 else 100 - share[0]) / 100
+            log.append((row, version, "weights", propensity, every[version][row], f"v{version}-{row}-0"))
+            if 100 * chance(roll.seed, 1, np.array([row]))[0] < share[1]:
                 log.append((row, 2, "shadow", np.nan, every[2][row], f"copy-{row}-0"))
             row += 1
         evidence = Evidence()
