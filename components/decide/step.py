@@ -7,6 +7,7 @@ from typing import Protocol
 
 from evergrow import reports
 from evergrow.environment import Environment
+from evergrow.integrations.kubeflow import whole_kfp
 from evergrow.integrations.loop_cluster import loop_of
 from evergrow.integrations.mlflow_history import remember
 from evergrow.integrations.object_store import publish
@@ -55,4 +56,5 @@ def retrain(environment: Environment, document: ContinualModel, seen: Watch) -> 
     if place is None or not document.spec.retraining.triggers:
         return
     look = Look(seen.as_of, seen.observations)
-    loop_of(environment, place, document, look, lambda told: note("decide", told)).tick(seen.as_of)
+    with whole_kfp():
+        loop_of(environment, place, document, look, lambda told: note("decide", told)).tick(seen.as_of)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ DEFAULT_IMAGE = "evergrow/steps-python:0.1.0"
 
 # Set for the orchestrator's process: its steps run in pods.
 IN_PODS = "EVERGROW_STEPS_IN_PODS"
+# KFP's own, in a step's process: its modules then hold back all but what components need.
+IN_A_STEP = "_KFP_RUNTIME"
 # In a run's folder: where in the object store its artifacts are.
 REMOTE = "remote"
 
@@ -43,6 +45,26 @@ def component(function: Callable[..., Any]) -> Any:
 
     image = os.environ.get("EVERGROW_IMAGE", DEFAULT_IMAGE)
     return dsl.component(function, base_image=image, install_kfp_package=False)
+
+
+@contextmanager
+def whole_kfp() -> Iterator[None]:
+    """All of KFP within a step, which has only what a component needs: KFP says so by a variable when it starts one.
+
+    Who compiles or submits pipelines from a step imports KFP anew; the modules that the step runs by stay as they are.
+    """
+    if os.environ.get(IN_A_STEP) != "true":
+        yield
+        return
+    limited = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "kfp"}
+    for name in limited:
+        del sys.modules[name]
+    del os.environ[IN_A_STEP]
+    try:
+        yield
+    finally:
+        os.environ[IN_A_STEP] = "true"
+        sys.modules.update(limited)
 
 
 @dataclass(frozen=True)
