@@ -208,7 +208,7 @@ def test_what_the_loop_decides_is_begun_once_though_the_step_that_decides_is_kil
 
     (job,) = trainings_of_the_loop(dev)
     found = dev.kubernetes.get(CONTINUAL_MODEL, DEMAND) or {}
-    assert "evergrow.dev/ask" not in found["metadata"]["annotations"]
+    assert "evergrow.dev/ask" not in found["metadata"].get("annotations", {})
     assert found["status"]["loop"]["training"].startswith("2014-12-05")
     assert found["status"]["phase"] == "Serving", "the operator's part of the status stays"
     evergrow("follow", job, "--env", "dev")
