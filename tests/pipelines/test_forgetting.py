@@ -14,7 +14,7 @@ from evergrow.integrations.mlflow import MlflowRegistry
 from evergrow.learning.bundle import Bundle
 from tests.pipelines.conftest import DOCUMENT, FIRST, World, new_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 REFERENCES = {"share": 0.25, "period": "20d"}
 
