@@ -326,10 +326,15 @@ def test_steps_may_deploy_and_read_why_a_version_fails_and_only_a_runner_of_ours
     }
     asking = {"get", "list", "watch", "create", "patch"}
     under_kubeflow |= {"evergrow.dev/continualmodels": asking, "evergrow.dev/modelrollouts": asking}
+    # What the loop hears and tells.
+    under_kubeflow |= {"evergrow.dev/continualmodels/status": {"patch"}, "events": {"get", "create", "patch"}}
     assert rights(dev()) == under_kubeflow
-    assert rights(dev(PODS)) == {**under_kubeflow, "pods": {"get", "list", "watch", "create", "delete"}}
+    # A training that the loop begins is a Job of a document.
+    begun = {"batch/jobs": {"get", "list", "create"}, "configmaps": {"create"}}
+    pods = {"pods": {"get", "list", "watch", "create", "delete"}}
+    assert rights(dev(PODS)) == {**under_kubeflow, **pods, **begun}
     without = rights(dev({"operator": {"enabled": False}}))
-    assert without == {what: verbs for what, verbs in under_kubeflow.items() if not what.startswith("evergrow.dev")}
+    assert without == {what: verbs for what, verbs in under_kubeflow.items() if "modelrollouts" not in what}
 
 
 def test_the_operator_may_do_what_it_does_and_nothing_else():

@@ -90,7 +90,7 @@ def test_a_document_without_triggers_and_an_environment_of_a_cluster_are_refused
     told = evergrow("loop", "run", "-f", write())
     assert (told.code, "spec.retraining.triggers" in told.err) == (2, True)
     monkeypatch.setenv("EVERGROW_STORE", "s3://models/dev")
-    assert "not in an environment of a cluster" in evergrow("loop", "run", "-f", write(triggers=[ASKED])).err
+    assert "the pipeline `monitoring` runs the loop" in evergrow("loop", "run", "-f", write(triggers=[ASKED])).err
 
 
 def test_a_second_run_is_refused_and_names_the_first(evergrow: Evergrow, write: Write, home: Path) -> None:
