@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from evergrow.backtest.tasks import PAST
 from evergrow.contracts import Value, instant
 from evergrow.environment import Environment
 from evergrow.integrations.object_store import ObjectStore, copy_all_here, fetch, publish
@@ -23,7 +24,7 @@ from evergrow.journal import note, step
 from evergrow.spec import ContinualModel, parse
 from evergrow.spec.policies import PolicySet
 
-PLAN, PAST = "plan.json", "past"
+PLAN = "plan.json"
 
 
 class Metrics(Protocol):

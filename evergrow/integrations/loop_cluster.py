@@ -163,7 +163,8 @@ class ClusterWorld:
         if run.created is None:
             return 0.0
         until = run.ended or datetime.max.replace(tzinfo=UTC)
-        spent = Ledger(self.store).read(self.document.name, timedelta(days=400))
+        since = datetime.now(UTC) - run.created + timedelta(days=1)
+        spent = Ledger(self.store).read(self.document.name, since)
         mine = [one.cpu_seconds for one in spent if one.purpose == "training" and run.created <= one.at <= until]
         return round(sum(mine) / 3600, 4)
 
