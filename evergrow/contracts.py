@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from datetime import UTC, date, datetime
 from typing import Any, Literal, Self
 
@@ -63,6 +63,10 @@ def digest(value: Any) -> str:
 
 def _none(value: object) -> bool:
     return value is None
+
+
+def _empty(value: Sized) -> bool:
+    return not value
 
 
 class Value(BaseModel):
@@ -190,6 +194,12 @@ class TrainedModel(Value):
     features: tuple[Feature, ...]
     categories: Mapping[str, tuple[str, ...]] = Field(
         description="per categorical feature its levels in code order; an unseen level is missing"
+    )
+    left_out: Mapping[str, float] = Field(
+        default={},
+        exclude_if=_empty,
+        description="features that it was not fitted on and does not look at: by how much the mean loss rose as each "
+        "was shuffled, before it was left out",
     )
     calibration: Mapping[str, Any] = Field(description="{kind: none|sigmoid|isotonic, ...its numbers}")
     trained_on: tuple[Instant, Instant] = Field(description="first and last event_timestamp fitted on")

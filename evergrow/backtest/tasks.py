@@ -37,7 +37,7 @@ from evergrow.evaluation.gate import (
     compare,
 )
 from evergrow.evaluation.metrics import measure
-from evergrow.learning.learn import Learned, Rows, calibrates, learn
+from evergrow.learning.learn import Learned, Rows, learn
 from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import check_fit
 from evergrow.monitoring.worth import of_rows
@@ -110,7 +110,7 @@ class Select(Work):
     ) -> Self:  # fmt: skip
         """As a document says."""
         return cls(
-            as_of=as_of, holdout=holdout, calibration=training.calibration_length, calibrates=calibrates(training),
+            as_of=as_of, holdout=holdout, calibration=training.calibration_length, calibrates=training.calibrates,
             window=training.window, task=task, metric=metric, seed=training.seed, references=references,
         )  # fmt: skip
 
@@ -207,7 +207,7 @@ class Fit(Work):
         training = training.model_copy(update={"window": All(), "calibration_length": timedelta(0)})
         ancestor = champion if training.update.kind != "refit" else ""
         training = training.model_copy(update={"update": uncontrolled(training.update) if ancestor else Refit()})
-        metric = metric if training.search else ""
+        metric = metric if training.search or training.selection else ""
         return cls(rows=cut.rows, training=training, task=task, metric=metric, ancestor=ancestor)
 
     def run(self, folder: Path) -> Fitted:
@@ -222,14 +222,12 @@ class Fit(Work):
             codes = before.codes if before else Codes.of(past, fit)
             fitting = _rows(self.task, codes, past, fit, y, "rows to fit on")
             calibrating = None
-            if calibrates(self.training):
+            if self.training.calibrates:
                 rows, y = cut["calibration"], cut["calibration_y"]
                 calibrating = _rows(self.task, codes, past, rows, y, "rows to calibrate on")
         except NotEnoughData as few:
             return Fitted(fault=str(few))
-        learned = learn(
-            self.training, self.task, self.metric, fitting, calibrating, before.learned.estimator if before else None
-        )
+        learned = learn(self.training, self.task, self.metric, fitting, calibrating, before.learned if before else None)
         until = int(past.asked[fit[-1]])
         if before is not None and self.training.update.kind == "recalibrate":
             until = before.until

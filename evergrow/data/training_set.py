@@ -17,7 +17,6 @@ from evergrow.data.references import judged, microseconds, set_aside
 from evergrow.data.splits import Boundaries, boundaries
 from evergrow.data.windows import Candidates, needs_features, select
 from evergrow.errors import DataError, NotEnoughData, RequestError
-from evergrow.learning.learn import calibrates
 from evergrow.learning.vector import Vectoriser, levels
 from evergrow.ports import FeatureStore
 from evergrow.spec import ContinualModel
@@ -162,7 +161,7 @@ def _window(
     periods that are judged are there, whatever the window.
     """
     training, asked = model.spec.training, rows[EVENT_TIMESTAMP]
-    window, end = training.window, at.calibration_from if calibrates(training) else at.holdout_from
+    window, end = training.window, at.calibration_from if training.calibrates else at.holdout_from
     old = (asked < at.calibration_from).to_numpy()
     apart = old & set_aside(rows, aside)
     before = old & ~apart

@@ -49,6 +49,7 @@ def _made_of(document: ContinualModel, trained: TrainedModel) -> Iterator[str]:
             f"Features ({len(trained.features)}, service `{trained.feature_service}`): "
             + ", ".join(f"`{f.name}`" for f in trained.features)
             + ".",
+            *_left_out(trained),
             f"Estimator: `{document.spec.training.estimator.entrypoint}`, run by {trained.backend} "
             f"({trained.backend_reason}).",
             f"Calibration: {trained.calibration['kind']}.",
@@ -57,6 +58,15 @@ def _made_of(document: ContinualModel, trained: TrainedModel) -> Iterator[str]:
             f"Identity: `{trained.identity.digest}`.",
         ]
     )
+
+
+def _left_out(trained: TrainedModel) -> Iterator[str]:
+    if trained.left_out:
+        told = ", ".join(f"`{name}` ({worth:+.2g})" for name, worth in trained.left_out.items())
+        yield (
+            f"Left out ({len(trained.left_out)}), with by how much the loss rose as each was shuffled: {told}. "
+            "What they hold changes no score."
+        )
 
 
 def _judged(report: EvaluationReport) -> Iterator[str]:

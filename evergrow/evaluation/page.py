@@ -223,11 +223,10 @@ def _periods(data: TrainingSet, report: EvaluationReport, model: ContinualModel)
     training, window = model.spec.training, model.spec.training.window
     told = f"the newest {duration(window.length)} of" if window.kind == "sliding" else f"window {window.kind}"
     fitted = "fitted on" if window.kind == "all" else f"fitted on ({told})"
-    calibrates = training.calibration != "none" or training.search is not None
-    until = data.calibration_from if calibrates else data.holdout_from
+    until = data.calibration_from if training.calibrates else data.holdout_from
     rows = [(fitted, instant(data.first), f"before {instant(until)}")]
-    if calibrates:
-        rows += [("calibration and search", instant(until), f"before {instant(data.holdout_from)}")]
+    if training.calibrates:
+        rows += [("calibration, search and selection", instant(until), f"before {instant(data.holdout_from)}")]
     if data.set_aside is not None:
         aside = f"set aside ({data.set_aside.share:g} of all rows)"
         rows += [(aside, "the beginning", f"before {instant(data.holdout_from)}")]

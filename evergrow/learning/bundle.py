@@ -54,7 +54,7 @@ class Bundle:
         self._score = score
         self._calibrated = info.calibration["kind"] != "none"
         self._calibrate = calibrator(info.calibration)
-        self._vectoriser = Vectoriser(info.features, info.categories)
+        self._vectoriser = Vectoriser(info.features, info.categories, info.left_out)
 
     @classmethod
     def load(cls, path: Path) -> Self:

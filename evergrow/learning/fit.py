@@ -20,7 +20,7 @@ from evergrow.errors import DataError, RequestError, ServingError, SpecError
 from evergrow.learning import bundle, onnx_conversion, skops_file
 from evergrow.learning.bundle import Bundle, Score
 from evergrow.learning.identity import identify, own_package
-from evergrow.learning.learn import ENTRYPOINT, Learned, Rows, build_estimator, calibrates, learn, single_threaded
+from evergrow.learning.learn import ENTRYPOINT, Learned, Rows, build_estimator, learn, single_threaded
 from evergrow.learning.onnx_conversion import TOLERANCE, Conversion
 from evergrow.learning.parts import check_fit, labels, split
 from evergrow.learning.search import write_trials
@@ -59,20 +59,24 @@ def fit(model: ContinualModel, training_set: Path, out: Path, ancestor: Path | N
     training = model.spec.training
     build_estimator(training, model.spec.task, training.estimator.parameters)  # what is wrong with it is told at once
     about, rows = training_sets.read(training_set)
-    sets_aside = calibrates(training)
-    cut = split(about, rows, calibrates=sets_aside)
+    cut = split(about, rows, calibrates=training.calibrates)
     before = Ancestor.of(model, about, ancestor)
     categories = {f.name: levels(cut.fit[f.name]) for f in about.features if f.kind == "categorical"}
     if before is not None:
         categories, cut = dict(before.info.categories), replace(cut, fit=before.fresh(training, cut.fit))
     vectoriser = Vectoriser(about.features, categories)
     fitting = _part(about, vectoriser, cut.fit, "rows to fit on")
-    calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if sets_aside else None
+    calibrating = _part(about, vectoriser, cut.calibration, "rows to calibrate on") if training.calibrates else None
     learned = learn(
-        training, model.spec.task, model.spec.evaluation.gate.metric, fitting, calibrating, before and before.estimator
+        training,
+        model.spec.task,
+        model.spec.evaluation.gate.metric,
+        fitting,
+        calibrating,
+        before.learned if before else None,
     )
     with single_threaded():
-        info = _write(model, about, vectoriser, categories, learned, fitting, out, before)
+        info = _write(model, about, categories, learned, fitting, out, before)
     if learned.trials:
         write_trials(out, learned.trials)
     return info
@@ -97,6 +101,13 @@ class Ancestor:
             return None
         info = read_info(bundle_)
         return cls(info, skops_file.loads((bundle_ / bundle.SKOPS).read_bytes(), info.package))
+
+    @property
+    def learned(self) -> Learned:
+        """What was learnt, without how."""
+        names = [feature.name for feature in self.info.features]
+        left = {names.index(name): worth for name, worth in self.info.left_out.items()}
+        return Learned(self.estimator, {}, self.info.calibration, left_out=left)
 
     @property
     def identity(self) -> str:
@@ -138,7 +149,6 @@ def _part(about: TrainingSet, vectoriser: Vectoriser, rows: pd.DataFrame, name: 
 def _write(
     model: ContinualModel,
     about: TrainingSet,
-    vectoriser: Vectoriser,
     categories: Mapping[str, tuple[str, ...]],
     learned: Learned,
     fitting: Part,
@@ -146,11 +156,13 @@ def _write(
     before: Ancestor | None,
 ) -> TrainedModel:
     """Save, convert and describe what was learnt; gives what the bundle says of itself."""
-    estimator = learned.estimator
+    estimator, X = learned.estimator, fitting.without(learned.left_out).X
+    left_out = {about.features[column].name: worth for column, worth in learned.left_out.items()}
+    vectoriser = Vectoriser(about.features, categories, left_out)
     reference = bundle.estimator_score(estimator)
     probes = golden_rows(about, fitting.rows)
     scale = 1.0 if about.task == "binary-classification" else max(float(np.std(fitting.y)), 1e-12)
-    conversion = _converted(about, estimator, reference, np.vstack([vectoriser.rows(probes), fitting.X]), scale)
+    conversion = _converted(about, estimator, reference, np.vstack([vectoriser.rows(probes), X]), scale)
     asked = fitting.rows[EVENT_TIMESTAMP]
     info = TrainedModel(
         model=model.name,
@@ -158,6 +170,7 @@ def _write(
         identity=identify(model, about, before.identity if before else ""),
         features=about.features,
         categories=categories,
+        left_out=left_out,
         calibration=learned.calibration,
         trained_on=before.span(model.spec.training, asked) if before else (asked.min(), asked.max()),
         as_of=about.as_of,
@@ -174,7 +187,7 @@ def _write(
     score = reference if conversion.model is None else bundle.onnx_score(conversion.model)
     answers = Bundle(out, info, score).predict(vectoriser.rows(probes))
     golden = Golden(features=probes, scores=tuple(answers.tolist()), tolerance=TOLERANCE * scale)
-    files = {bundle.SKOPS: _saved(model, estimator), bundle.BACKGROUND: _npy(_spread(fitting.X, BACKGROUND_ROWS))}
+    files = {bundle.SKOPS: _saved(model, estimator), bundle.BACKGROUND: _npy(_spread(X, BACKGROUND_ROWS))}
     if conversion.model is not None:
         files[bundle.ONNX] = conversion.model
     bundle.write(out, info, files, golden)

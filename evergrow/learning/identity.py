@@ -33,7 +33,7 @@ def identify(model: ContinualModel, training_set: TrainingSet, parent: str = "")
         "label": model.spec.label.column,
         "service": model.spec.features.service,
         "training": training.model_dump(mode="json", by_alias=True, exclude=JUDGES),
-        "metric": model.spec.evaluation.gate.metric if training.search else None,
+        "metric": model.spec.evaluation.gate.metric if training.search or training.selection else None,
         "parent": parent,
         "bounds": [training_set.as_of, training_set.calibration_from, training_set.holdout_from],
         **training_set.model_dump(mode="json", include={"set_aside"}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from evergrow.learning.bundle import Score, estimator_score
 from evergrow.learning.calibrate import calibrator, fit_calibration
 from evergrow.learning.losses import row_losses
 from evergrow.learning.search import Trial, search
+from evergrow.learning.select import left_out
 from evergrow.learning.update import gone_on
+from evergrow.learning.vector import blanked
 from evergrow.spec.model import Training
 
 ENTRYPOINT = "spec.training.estimator.entrypoint"
@@ -37,6 +39,10 @@ class Rows:
     X: NDArray[np.float32]
     y: NDArray[np.float64]
 
+    def without(self, columns: Iterable[int]) -> Rows:
+        """The same with nothing in some columns."""
+        return Rows(blanked(self.X, columns), self.y)
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -47,44 +53,54 @@ class Learned:
         parameters: it was built with.
         calibration: of its scores, as numbers.
         trials: by which the parameters were found; none if they were given.
+        left_out: columns that it was not fitted on, and what each was worth, as `select.left_out` has it.
     """
 
     estimator: Any
     parameters: Mapping[str, Any]
     calibration: Mapping[str, Any]
     trials: tuple[Trial, ...] = ()
+    left_out: Mapping[int, float] = field(default_factory=dict)
 
     def score(self) -> Score:
         """From rows to calibrated scores."""
         raw, calibrated = estimator_score(self.estimator), calibrator(self.calibration)
-        return lambda X: calibrated(raw(X))
+        return lambda X: calibrated(raw(blanked(X, self.left_out)))
 
 
 def learn(
-    training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None, ancestor: Any = None
+    training: Training,
+    task: Task,
+    metric: str,
+    fitting: Rows,
+    calibrating: Rows | None,
+    ancestor: Learned | None = None,
 ) -> Learned:
     """Fit and calibrate what a document describes, on one thread.
 
     Args:
         training: of the document.
         task: what kind of label.
-        metric: what a search minimises: the gate's.
+        metric: what a search minimises, and a selection goes by: the gate's.
         fitting: rows to fit on.
-        calibrating: rows to search and calibrate on; None: neither is done.
-        ancestor: the fitted estimator that an update goes on from; None: it is a refit, whatever the document says.
+        calibrating: rows to select, search and calibrate on; None: nothing of it is done.
+        ancestor: what an update goes on from; None: it is a refit, whatever the document says.
 
     Raises:
         SpecError: the estimator cannot be built or fitted, or cannot go on.
     """
     with single_threaded():
         if ancestor is None or training.update.kind == "refit":
+            left = _left_out(training, task, metric, fitting, calibrating)
+            fitting, calibrating = fitting.without(left), calibrating and calibrating.without(left)
             parameters, trials = _parameters(training, task, metric, fitting, calibrating)
             estimator = _fitted(training, task, parameters, fitting)
         else:
-            parameters, trials = training.estimator.parameters, ()
-            estimator = gone_on(training.update, ancestor, fitting.X, _labels(task, fitting.y))
+            left, parameters, trials = ancestor.left_out, training.estimator.parameters, ()
+            fitting, calibrating = fitting.without(left), calibrating and calibrating.without(left)
+            estimator = gone_on(training.update, ancestor.estimator, fitting.X, _labels(task, fitting.y))
         calibration = NO_CALIBRATION if calibrating is None else calibrate(training, estimator, calibrating)
-    return Learned(estimator, parameters, calibration, trials)
+    return Learned(estimator, parameters, calibration, trials, left)
 
 
 def calibrate(training: Training, estimator: Any, calibrating: Rows) -> Mapping[str, Any]:
@@ -92,9 +108,18 @@ def calibrate(training: Training, estimator: Any, calibrating: Rows) -> Mapping[
     return fit_calibration(training.calibration, estimator_score(estimator)(calibrating.X), calibrating.y)
 
 
-def calibrates(training: Training) -> bool:
-    """Whether rows are set aside for calibration or a search."""
-    return training.calibration != "none" or training.search is not None
+def _left_out(
+    training: Training, task: Task, metric: str, fitting: Rows, calibrating: Rows | None
+) -> Mapping[int, float]:
+    """Columns that are not fitted on."""
+    if training.selection is None or calibrating is None:
+        return {}
+
+    def fit(X: NDArray[np.float32]) -> Any:
+        return _fitted(training, task, training.estimator.parameters, Rows(X, fitting.y))
+
+    held = calibrating.X, calibrating.y
+    return left_out(training.selection, training.seed, metric, fit, fitting.X, held)
 
 
 def _parameters(

@@ -1,13 +1,14 @@
 """From named values to the float32 vector an estimator takes: one code path for training and serving.
 
 A number stays itself, a categorical level becomes its code, and whatever is missing, or a level never fitted on,
-becomes NaN. Columns stand in the order of the model's features, whatever order the values come in.
+becomes NaN; a feature that the model was not fitted on is 0, whatever its value. Columns stand in the order of the
+model's features, whatever order the values come in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,16 @@ from evergrow.errors import RequestError
 Encoder = Callable[[Any], float]
 
 
+def blanked(X: NDArray[np.float32], columns: Iterable[int]) -> NDArray[np.float32]:
+    """Rows with 0 in some columns, [n, k]: an estimator that is fitted and asked so knows nothing of them."""
+    blank = list(columns)
+    if not blank:
+        return X
+    X = X.copy()
+    X[:, blank] = 0
+    return X
+
+
 class Vectoriser:
     """Turns rows (at serving) or columns (at training) into float32 [n, k].
 
@@ -28,8 +39,11 @@ class Vectoriser:
     [[3.0, 1.0], [nan, nan]]
     """
 
-    def __init__(self, features: Sequence[Feature], categories: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, features: Sequence[Feature], categories: Mapping[str, Sequence[str]], left_out: Collection[str] = ()
+    ) -> None:
         self.names = tuple(f.name for f in features)
+        self._blank = [i for i, name in enumerate(self.names) if name in left_out]
         self._levels = {name: {level: float(i) for i, level in enumerate(c)} for name, c in categories.items()}
         self._encoders = tuple(
             (f.name, _coder(self._levels[f.name]) if f.kind == "categorical" else number) for f in features
@@ -47,7 +61,8 @@ class Vectoriser:
         except (TypeError, ValueError):
             raise self._culprit(rows) from None
         with np.errstate(over="ignore"):
-            return self._finite(np.array(values, dtype=np.float32).reshape(len(rows), len(encoders)))
+            X = self._finite(np.array(values, dtype=np.float32).reshape(len(rows), len(encoders)))
+        return blanked(X, self._blank)
 
     def columns(self, columns: Any) -> NDArray[np.float32]:
         """The same of a DataFrame, or a mapping from names to columns; every feature must be there.
@@ -57,7 +72,8 @@ class Vectoriser:
         """
         encoded = [self._column(name, encode, columns[name]) for name, encode in self._encoders]
         with np.errstate(over="ignore"):
-            return self._finite(np.stack(encoded, axis=1).astype(np.float32))
+            X = self._finite(np.stack(encoded, axis=1).astype(np.float32))
+        return blanked(X, self._blank)
 
     def _column(self, name: str, encode: Encoder, column: Iterable[Any]) -> NDArray[np.float64]:
         kind = getattr(getattr(column, "dtype", None), "kind", "O")

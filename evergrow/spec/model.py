@@ -115,6 +115,18 @@ class Search(Part):
     """Range per estimator parameter."""
 
 
+class Selection(Part):
+    """Which features are fitted on, chosen anew at each refit: those by which, shuffled, the loss rises most.
+
+    The loss is the gate's, on the calibration rows.
+    """
+
+    keep: Annotated[int, Field(ge=1, le=10_000)]
+    """How many at most. Half of what is too many is left out, the weakest first; then the rest is weighed anew."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often each is shuffled; the mean counts."""
+
+
 class Training(Part):
     """How a model is fitted."""
 
@@ -128,11 +140,18 @@ class Training(Part):
     calibration: Literal["none", "sigmoid", "isotonic"] = "none"
     """How scores become probabilities (classification only)."""
     calibration_length: Duration = Field(default="14d", validate_default=True)
-    """The newest part before the holdout, for calibration and search; fitted on by neither."""
+    """The newest part before the holdout, for calibration, search and selection; fitted on by none of them."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds everything random."""
     search: Search | None = None
     """Off unless given."""
+    selection: Selection | None = None
+    """All features, unless given. An update that goes on from a version keeps what was chosen for that."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether rows are set aside to calibrate, search or select on."""
+        return self.calibration != "none" or self.search is not None or self.selection is not None
 
     @model_validator(mode="after")
     def _update_fits(self) -> Self:

@@ -18,7 +18,6 @@ from evergrow.errors import SpecError
 from evergrow.evaluation.evaluate import evaluate
 from evergrow.learning.bundle import Bundle
 from evergrow.learning.fit import fit
-from evergrow.learning.learn import calibrates
 from evergrow.learning.losses import row_losses
 from evergrow.learning.parts import split
 from evergrow.spec.model import References
@@ -74,7 +73,7 @@ def as_live(model, frame, now, out):
     """The parts of the training set that the pipeline builds as of an instant."""
     examples = frame.drop(columns=["minutes", *NAMES])
     about = build(model, examples, Joined(frame), now, "source", out)
-    return split(about, training_set.read(out)[1], calibrates=calibrates(model.spec.training))
+    return split(about, training_set.read(out)[1], calibrates=model.spec.training.calibrates)
 
 
 def selected(model, now):
@@ -139,8 +138,10 @@ def test_a_slice_of_references_that_is_no_feature_is_named(folder):
 
 
 @pytest.mark.parametrize("estimator", ["logistic", "boosted_on_categories"])
-def test_a_model_scores_as_the_bundle_that_the_pipeline_fits(folder, frame, tmp_path, estimator):
-    model = small_document(estimator=f"tests.example_model.estimator:{estimator}", training={"calibration": "sigmoid"})
+@pytest.mark.parametrize("more", [{}, {"selection": {"keep": 1}}], ids=["all features", "one of them"])
+def test_a_model_scores_as_the_bundle_that_the_pipeline_fits(folder, frame, tmp_path, estimator, more):
+    training = {"calibration": "sigmoid", **more}
+    model = small_document(estimator=f"tests.example_model.estimator:{estimator}", training=training)
     now = START + timedelta(days=60)
     as_live(model, frame, now, tmp_path / "set")
     fit(model, tmp_path / "set", tmp_path / "bundle")
@@ -150,6 +151,7 @@ def test_a_model_scores_as_the_bundle_that_the_pipeline_fits(folder, frame, tmp_
     ordered = frame.sort_values([EVENT_TIMESTAMP, "flight"], ignore_index=True)
     found = scores(folder, key, slice(None))
     np.testing.assert_allclose(found, bundle.predict(bundle.columns(ordered)), atol=2e-6)
+    assert len(bundle.info.left_out) == (2 if more else 0)
 
 
 @pytest.mark.parametrize(("old", "new", "margin"), [("blind", "logistic", 0.0), ("logistic", "blind", 0.0)])

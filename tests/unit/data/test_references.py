@@ -14,7 +14,6 @@ from evergrow.data.references import chances, judged, microseconds, set_aside
 from evergrow.data.training_set import build, read
 from evergrow.errors import DataError
 from evergrow.learning.identity import identify
-from evergrow.learning.learn import calibrates
 from evergrow.learning.parts import split
 from evergrow.spec.model import References
 from tests.builders import FEATURES, START, document, rows
@@ -56,7 +55,7 @@ def made(out, references, *, days=90, examples=None, **training):
 
 def parts(out, references, **given):
     model, about, table = made(out, references, **given)
-    return split(about, table, calibrates=calibrates(model.spec.training))
+    return split(about, table, calibrates=model.spec.training.calibrates)
 
 
 def flights(table):

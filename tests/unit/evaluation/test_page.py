@@ -144,7 +144,7 @@ def test_parts_of_the_identity_are_shown_only_if_they_give_the_identity():
 def test_calibration_rows_are_listed_only_if_something_is_calibrated_on_them(calibration, shown):
     said = text(page(pages.report(), pages.document(training={"calibration": calibration})))
 
-    assert ("calibration and search" in said) == shown
+    assert ("calibration, search and selection" in said) == shown
 
 
 def test_a_sliding_window_is_told():

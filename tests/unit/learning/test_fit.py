@@ -114,9 +114,10 @@ def test_the_same_identity_gives_the_same_bytes_in_any_process(tmp_path):
         "from evergrow.learning.fit import fit; from evergrow.learning.bundle import bundle_digest\n"
         "space = {'learning_rate': {'low': 0.05, 'high': 0.5}}\n"
         "for name, more in (('boosted', {'calibration': 'isotonic', 'search': {'trials': 2, 'space': space}}),\n"
-        "                   ('boosted_on_categories', {}), ('forest', {}), ('logistic', {'calibration': 'sigmoid'})):\n"
+        "                   ('boosted_on_categories', {}), ('forest', {}), ('logistic', {'calibration': 'sigmoid'}),\n"
+        "                   ('boosted', {'selection': {'keep': 2}})):\n"
         "    model = document(estimator='tests.example_model.estimator:' + name, training=more)\n"
-        "    out = Path(sys.argv[2]) / name\n"
+        "    out = Path(sys.argv[2]) / f'{name}-{len(more)}'\n"
         "    fit(model, Path(sys.argv[1]), out)\n"
         "    print(name, bundle_digest(out))\n"
     )
@@ -132,7 +133,7 @@ def test_the_same_identity_gives_the_same_bytes_in_any_process(tmp_path):
         return subprocess.run(arguments, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     first = run("1", "1")
-    assert first.count("\n") == 4
+    assert first.count("\n") == 5
     assert first == run("2", "2")
 
 
