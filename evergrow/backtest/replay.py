@@ -55,6 +55,7 @@ class Training(Value):
     rows: int = Field(description="fitted on, by a control, too")
     reason: str = Field(description="of the decision")
     verdict: Verdict = Field(description="of the gate; an error if nothing was fitted")
+    sent_back: Instant | None = Field(default=None, description="when a rollout took its version back; None: none did")
 
 
 class Served(Value):
@@ -190,7 +191,9 @@ class _State:
 
     def _history(self, number: int, now: datetime) -> History:
         champions = [Champion(one.version, one.cut, one.since) for one in self.served]
-        trained = [Trained(one.began, one.ended, one.outcome, self._cost(one.rows)) for one in self.trainings]
+        trained = [
+            Trained(one.began, one.ended, one.outcome, self._cost(one.rows), one.sent_back) for one in self.trainings
+        ]
         serving = [one for one in self.served if one.since <= now]
         looks = (Look(now, self._seen(number, serving[-1])),) if serving and self._looks else ()
         return History(champions, self.setting.past.first_known, looks, trained)
@@ -277,6 +280,10 @@ class _State:
         self._over(status.phase, status.reason, status.ended)
         if status.phase == "Promoted":
             self.served.append(new.model_copy(update={"since": status.ended}))
+        else:
+            # It is of the newest training that passed, whose rollout would have superseded an earlier one.
+            place = max(i for i, one in enumerate(self.trainings) if one.outcome == "promoted")
+            self.trainings[place] = self.trainings[place].model_copy(update={"sent_back": status.ended})
 
     def close(self) -> None:
         """Put on record what is under way at the last."""

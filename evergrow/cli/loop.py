@@ -326,13 +326,15 @@ def say(text: str) -> None:
 
 def line(entry: Entry) -> str:
     """An entry as a line."""
-    from evergrow.loop.book import Began, Decided, Ended
+    from evergrow.loop.book import Began, Decided, Ended, SentBack
 
     at = f"{entry.at:%Y-%m-%d %H:%M}"
     if isinstance(entry, Decided):
         return f"{at} {'yes' if entry.decision.train else 'no'}: {entry.decision.reason}"
     if isinstance(entry, Began):
         return f"{at} training {entry.number} is begun"
+    if isinstance(entry, SentBack):
+        return f"{at} version {entry.version} of training {entry.number} is sent back: {entry.reason}"
     if isinstance(entry, Ended):
         version = f", version {entry.version}" if entry.version else ""
         return f"{at} training {entry.number} {entry.outcome}{version}: {entry.reason}"
@@ -344,7 +346,7 @@ def _teller(document: ContinualModel, book: Book) -> Callable[[Entry], None]:
         from evergrow.loop.state import warning
 
         say(line(entry))
-        if entry.kind == "ended" and (told := warning(document.spec.retraining, book.entries())):
+        if entry.kind in ("ended", "sent-back") and (told := warning(document.spec.retraining, book.entries())):
             say(f"warning: {told}")
 
     return tell

@@ -26,9 +26,9 @@ from evergrow.integrations.object_store import ObjectStore, fetch
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
 from evergrow.integrations.spending import Ledger
 from evergrow.integrations.submission import OVER, Submission, SubmittedRun, written
-from evergrow.loop.book import Began, Decided, Ended, Entry
+from evergrow.loop.book import Began, Decided, Ended, Entry, SentBack
 from evergrow.loop.labels import first_known
-from evergrow.loop.ports import Result
+from evergrow.loop.ports import Result, Return
 from evergrow.loop.state import newly_said, status_of, warning
 from evergrow.loop.tick import Loop
 from evergrow.spec import ContinualModel
@@ -105,6 +105,7 @@ class ClusterWorld:
         seen: what monitoring has just seen.
         store: the environment's object store.
         runs: of the environment.
+        rollouts: of the environment.
     """
 
     environment: Environment
@@ -113,6 +114,7 @@ class ClusterWorld:
     seen: Look
     store: ObjectStore
     runs: Runs
+    rollouts: KubernetesRollouts
 
     def known(self, now: datetime) -> Instants | None:
         """Of the labels that monitoring has ingested; it ends, and so does this, if there is no bringing them."""
@@ -147,6 +149,10 @@ class ClusterWorld:
             outcome="failed", version=None, cpu_hours=hours, reason=f"run {run.id} {run.state}: {why}", at=run.ended
         )
 
+    def sent_back(self, version: int) -> Return | None:
+        """By the ModelRollouts that there are."""
+        return Return.of(self.rollouts.attempts(self.document.name), version)
+
     @cached_property
     def _registry(self) -> Any:
         from evergrow.integrations.mlflow import MlflowRegistry  # takes seconds, once
@@ -179,13 +185,11 @@ class ClusterLoop:
     Attributes:
         world: what is trained in.
         said: the model's object, where people have a say.
-        rollouts: tells events of the model.
         tell: is told of each entry, and of warnings.
     """
 
     world: ClusterWorld
     said: ModelObject
-    rollouts: KubernetesRollouts
     tell: Callable[[str], object]
 
     def tick(self, now: datetime) -> None:
@@ -211,7 +215,7 @@ class ClusterLoop:
         self.said.report(status_of(retraining, entries, now))
         if told := warning(retraining, entries):
             self.tell(f"warning: {told}")
-            self.rollouts.tell_of_model(document.name, "ChallengersKeepFailing", told, warning=True)
+            self.world.rollouts.tell_of_model(document.name, "ChallengersKeepFailing", told, warning=True)
 
     def _hear(self, book: StoredBook, now: datetime) -> None:
         ask, freeze = self.said.wishes()
@@ -221,17 +225,19 @@ class ClusterLoop:
             self.said.heard(ask)
 
     def _tell(self, entry: Entry) -> None:
-        name = self.world.document.name
+        name, rollouts = self.world.document.name, self.world.rollouts
         if isinstance(entry, Decided):
             self.tell(f"{'yes' if entry.decision.train else 'no'}: {entry.decision.reason}")
         elif isinstance(entry, Began):
             told = f"training {entry.number} is begun, as of {entry.at:%Y-%m-%d %H:%M}"
             self.tell(told)
-            self.rollouts.tell_of_model(name, "TrainingBegun", told)
+            rollouts.tell_of_model(name, "TrainingBegun", told)
         elif isinstance(entry, Ended):
             told = f"training {entry.number} {entry.outcome}: {entry.reason}"
             self.tell(told)
-            self.rollouts.tell_of_model(name, "TrainingEnded", told, warning=entry.outcome == "failed")
+            rollouts.tell_of_model(name, "TrainingEnded", told, warning=entry.outcome == "failed")
+        elif isinstance(entry, SentBack):
+            self.tell(f"training {entry.number}: version {entry.version} was sent back: {entry.reason}")
 
 
 def loop_of(
@@ -245,6 +251,6 @@ def loop_of(
     from evergrow.integrations.kubernetes import Kubernetes
 
     kubernetes, store = Kubernetes.open(place.execution.namespace), ObjectStore.open(str(environment.store))
-    world = ClusterWorld(environment, place, document, seen, store, runs_of(place))
-    said = ModelObject(kubernetes, document.name)
-    return ClusterLoop(world, said, KubernetesRollouts(kubernetes, OffsetClock()), tell)
+    rollouts = KubernetesRollouts(kubernetes, OffsetClock())
+    world = ClusterWorld(environment, place, document, seen, store, runs_of(place), rollouts)
+    return ClusterLoop(world, ModelObject(kubernetes, document.name), tell)

@@ -24,10 +24,11 @@ from evergrow.data.ingest import ingest, source_of
 from evergrow.data.lake import Lake
 from evergrow.environment import Environment
 from evergrow.errors import DataError, EvergrowError, LoopError, SpecError
+from evergrow.integrations.rollout_files import RolloutFiles
 from evergrow.journal import Event
 from evergrow.loop.book import BookFile
 from evergrow.loop.labels import first_known
-from evergrow.loop.ports import Result
+from evergrow.loop.ports import Result, Return
 from evergrow.spec import ContinualModel
 from evergrow.triggers.history import Champion, Instants, Look
 
@@ -174,6 +175,10 @@ class LocalWorld:
         outcome = "promoted" if verdict["outcome"] == "pass" else "rejected"
         cpu_hours, reason = _hours(told.get("cpu_seconds", 0.0)), f"{verdict['outcome']}: {verdict['reason']}"
         return Result(outcome=outcome, version=told["version"], cpu_hours=cpu_hours, reason=reason)
+
+    def sent_back(self, version: int) -> Return | None:
+        """By the rollouts of this machine."""
+        return Return.of(RolloutFiles(self.environment.home).attempts(self.document.name), version)
 
     # -- how --
 

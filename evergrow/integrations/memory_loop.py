@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 
 from evergrow.contracts import Observation
-from evergrow.loop.ports import Result
+from evergrow.loop.ports import Result, Return
 from evergrow.triggers.history import Champion, Ending, Instants, Look
 
 
@@ -23,6 +23,7 @@ class MemoryWorld:
         endings: how the training of an instant ends; others end with a promotion.
         fails: is called with what is asked before it is answered, and after a training; may raise.
         trained: instants of trainings, each once, in the order in which they were first asked for.
+        returns: versions that rollouts take back, and when.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class MemoryWorld:
         endings: Mapping[datetime, Ending] | None = None,
         seen: Sequence[Observation] | None = None,
         fails: Callable[[str], object] = lambda _: None,
+        returns: Mapping[int, datetime] | None = None,
     ) -> None:
         self.labels, self.seen, self.fails = sorted(labels), seen, fails
-        self.endings = dict(endings or {})
+        self.endings, self.returns = dict(endings or {}), dict(returns or {})
         self.trained: list[datetime] = []
         self._champion: Champion | None = None
 
@@ -64,3 +66,8 @@ class MemoryWorld:
             self._champion = Champion(version, now, now)
         self.fails("trained")
         return Result(outcome=outcome, version=version, cpu_hours=0.5, reason=f"{outcome} as it was told to")
+
+    def sent_back(self, version: int) -> Return | None:
+        """As it was told to."""
+        self.fails("sent back")
+        return Return(at=self.returns[version], reason="harm") if version in self.returns else None

@@ -55,6 +55,16 @@ class Ended(Value):
     reason: str = Field(description="the gate's verdict, or what went wrong")
 
 
+class SentBack(Value):
+    """The version that a training made was promoted by the gate, and its rollout has taken it back."""
+
+    kind: Literal["sent-back"] = "sent-back"
+    number: PositiveInt = Field(description="of the training")
+    at: Instant
+    version: int
+    reason: str = Field(description="the rollout's")
+
+
 class Asked(Value):
     """Somebody asked for a training."""
 
@@ -84,7 +94,7 @@ class Thawed(Value):
 
 Said = Asked | Froze | Thawed
 """What people write."""
-Entry = Annotated[Decided | Began | Ended | Asked | Froze | Thawed, Field(discriminator="kind")]
+Entry = Annotated[Decided | Began | Ended | SentBack | Asked | Froze | Thawed, Field(discriminator="kind")]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
+
+from pydantic import Field
 
 from evergrow.contracts import Instant, Value
 from evergrow.loop.book import Entry
+from evergrow.rollout.attempt import Attempt
 from evergrow.triggers.history import Champion, Ending, Instants, Look
 
 
@@ -24,6 +27,28 @@ class Result(Value):
     reason: str
     at: Instant | None = None
     """When it ended; None: just now."""
+
+
+class Return(Value):
+    """A version was promoted by the gate, and its rollout has taken it back."""
+
+    at: Instant
+    reason: str = Field(description="the rollout's")
+
+    @classmethod
+    def of(cls, attempts: Sequence[Attempt], version: int) -> Self | None:
+        """What the newest rollout of a version came to; None: it promoted it, or has not ended on its own.
+
+        Args:
+            attempts: rollouts of the model, in the order in which they were asked for.
+            version: the candidate.
+        """
+        mine = [one.status for one in attempts if version in one.document.spec.candidates]
+        if not mine or mine[-1].ended is None:
+            return None
+        last = mine[-1]
+        kept = last.phase == "Superseded" or last.winner == version
+        return None if kept else cls(at=last.ended, reason=last.reason)
 
 
 class Book(Protocol):
@@ -68,4 +93,8 @@ class World(Protocol):
         Raises:
             SpecError: the document asks for what there is not; no training of it can do better.
         """
+        ...
+
+    def sent_back(self, version: int) -> Return | None:
+        """Whether the newest rollout of a version has taken it back; None: it has not, or there was none."""
         ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 
-from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Said, Thawed
+from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Said, SentBack, Thawed
 from evergrow.spec.model import LoopStatus
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
@@ -100,10 +100,20 @@ def unheard(book: Sequence[Entry], now: datetime) -> bool:
 
 def trained(book: Sequence[Entry]) -> tuple[Trained, ...]:
     """Trainings as triggers know them."""
+    back = {one.number: one.at for one in book if isinstance(one, SentBack)}
     return tuple(
-        Trained(began.at) if ended is None else Trained(began.at, ended.at, ended.outcome, ended.cpu_hours)
+        Trained(began.at)
+        if ended is None
+        else Trained(began.at, ended.at, ended.outcome, ended.cpu_hours, back.get(began.number))
         for began, ended in trainings(book)
     )
+
+
+def on_trial(book: Sequence[Entry]) -> Ended | None:
+    """The newest training whose version the gate has promoted, if no rollout is known to have taken that back."""
+    promoted = [one for one in book if isinstance(one, Ended) and one.outcome == "promoted"]
+    back = {one.number for one in book if isinstance(one, SentBack)}
+    return promoted[-1] if promoted and promoted[-1].number not in back else None
 
 
 def requests(book: Sequence[Entry]) -> tuple[Request, ...]:
@@ -152,8 +162,8 @@ def history(
 
 def fruitless(book: Sequence[Entry]) -> int:
     """How many trainings in a row have brought no champion, up to the last that ended."""
-    ended = [one for one in book if isinstance(one, Ended)]
-    return len(list(takewhile(lambda one: one.outcome != "promoted", reversed(ended))))
+    ended = [one for one in trained(book) if one.ended is not None]
+    return len(list(takewhile(lambda one: one.fruitless, reversed(ended))))
 
 
 def not_before(retraining: Retraining, book: Sequence[Entry]) -> datetime | None:
@@ -165,18 +175,23 @@ def not_before(retraining: Retraining, book: Sequence[Entry]) -> datetime | None
 def status_of(retraining: Retraining, book: Sequence[Entry], now: datetime) -> LoopStatus:
     """What the book comes to, for who looks at the model's object."""
     last, began, rests = newest_decision(book), under_way(book), not_before(retraining, book)
-    ended = next((one for one in reversed(book) if isinstance(one, Ended)), None)
+    ended = next((one for one in reversed(book) if isinstance(one, Ended | SentBack)), None)
     return LoopStatus(
         decided=last and last.as_of,
         train=last is not None and last.train,
         reason=last.reason if last is not None else "",
         training=began and began.at,
         trainings=len(trainings(book)),
-        ended="" if ended is None else f"{ended.outcome}: {ended.reason}",
+        ended="" if ended is None else told(ended),
         frozen=frozen(book, now),
         fruitless=fruitless(book),
         not_before=rests,
     )
+
+
+def told(ended: Ended | SentBack) -> str:
+    """How a training ended, or what became of its version."""
+    return f"{ended.outcome if isinstance(ended, Ended) else 'sent back'}: {ended.reason}"
 
 
 def warning(retraining: Retraining, book: Sequence[Entry]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from evergrow.loop.book import Began, Decided, Ended, Entry
+from evergrow.loop.book import Began, Decided, Ended, Entry, SentBack
 from evergrow.loop.ports import Book, World
-from evergrow.loop.state import history, newest_decision, to_begin, trainings, under_way
+from evergrow.loop.state import history, newest_decision, on_trial, to_begin, trainings, under_way
 from evergrow.ports import Clock
 from evergrow.spec import ContinualModel
 from evergrow.spec.retraining import DataChange, Performance, Retraining
@@ -48,6 +48,7 @@ class Loop:
         self.carry_on()
         now, last = self.clock.now(), newest_decision(self.book.entries())
         if last is None or last.as_of < now:
+            self._look_back(now)
             self._write(Decided(decision=self._decided(now)))
             self.carry_on()
 
@@ -64,6 +65,16 @@ class Loop:
             latest = self.clock.now()
             at = max(began.at, min(result.at or latest, latest))
             self._write(Ended(number=began.number, **result.model_dump(exclude={"at"}), at=at))
+
+    def _look_back(self, now: datetime) -> None:
+        """Write down that a rollout has taken back the version that was promoted last."""
+        promoted = on_trial(self.book.entries())
+        if promoted is None or promoted.version is None:
+            return
+        back = self.world.sent_back(promoted.version)
+        if back is not None and back.at <= now:
+            at = max(promoted.at, back.at)
+            self._write(SentBack(number=promoted.number, at=at, version=promoted.version, reason=back.reason))
 
     def _decided(self, now: datetime) -> Retrain:
         retraining = self.document.spec.retraining

@@ -54,12 +54,19 @@ class Trained:
         ended: when its version was promoted or not; None: it is under way.
         outcome: how; None: it is under way.
         cpu_hours: that it has used so far.
+        sent_back: when a rollout took its version back; None: none did.
     """
 
     began: datetime
     ended: datetime | None = None
     outcome: Ending | None = None
     cpu_hours: float = 0.0
+    sent_back: datetime | None = None
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether it has ended and brought no champion: by the gate, or by what became of its version in service."""
+        return self.ended is not None and (self.outcome != "promoted" or self.sent_back is not None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,11 @@ class History:
         return int(max(0, last - first))
 
     def as_of(self, now: datetime) -> Self:
-        """What of it was known then: a training that ended later was under way, and nobody knew how it would end."""
+        """What of it was known then.
+
+        A training that ended later was under way, and nobody knew how it would end; nor that its version would be sent
+        back, if it was later.
+        """
         return replace(
             self,
             champions=tuple(one for one in self.champions if one.since <= now),
@@ -130,7 +141,9 @@ class History:
 
 
 def _as_of(trained: Trained, now: datetime) -> Trained:
-    return trained if trained.ended is None or trained.ended <= now else Trained(trained.began)
+    if trained.ended is not None and trained.ended > now:
+        return Trained(trained.began)
+    return replace(trained, sent_back=None) if trained.sent_back and trained.sent_back > now else trained
 
 
 def _utc(at: datetime) -> np.datetime64:

@@ -35,7 +35,8 @@ def withheld(retraining: Retraining, history: History, now: datetime, *, asked: 
 def wait(retraining: Retraining, trained: Sequence[Trained]) -> timedelta:
     """How long nothing is begun after the last training.
 
-    The cooldown, twice as long after each training in a row that brought no champion, up to `longest`.
+    The cooldown, twice as long after each training in a row that brought no champion, or one that a rollout sent back,
+    up to `longest`.
 
     >>> from datetime import UTC
     >>> day = datetime(2024, 3, 1, tzinfo=UTC)
@@ -45,7 +46,7 @@ def wait(retraining: Retraining, trained: Sequence[Trained]) -> timedelta:
     """
     pause, longest = retraining.cooldown, max(retraining.longest, retraining.cooldown)
     ended = [one for one in trained if one.ended is not None]
-    for _ in takewhile(lambda one: one.outcome != "promoted", reversed(ended)):
+    for _ in takewhile(lambda one: one.fruitless, reversed(ended)):
         pause = min(2 * pause, longest)
     return pause
 

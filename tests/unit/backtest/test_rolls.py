@@ -274,6 +274,26 @@ def test_a_harmful_challenger_is_aborted_by_a_canary_and_serves_where_nothing_is
     assert [d.rows for d in guarded.days] == [d.rows for d in at_once.days]
 
 
+def test_after_versions_that_were_sent_back_a_policy_waits_longer_than_where_they_serve(returns):
+    """Asked for each day, behind an open gate: only what becomes of versions in service holds trainings up."""
+    when = {"retraining": {"triggers": [{"kind": "model-age", "olderThan": "1d"}], "cooldown": "8d", "longest": "60d"}}
+    how = tried(when, single={}, canary=HOW["canary"])
+    single, canary = (replayed(returns, name, how)[0] for name in ("single", "canary"))
+    back = [one.sent_back for one in canary.trainings]
+    assert [one.ended for one in canary.rollouts if one.phase == "Aborted"] == [at for at in back if at is not None]
+    assert any(back)
+    assert all(one.outcome == "promoted" and one.sent_back is None for one in single.trainings)
+    gaps, doubled = [later.began - one.ended for one, later in pairwise(canary.trainings)], set()
+    assert {later.began - one.ended >= timedelta(days=8) for one, later in pairwise(single.trainings)} == {True}
+    for number, gap in enumerate(gaps):
+        until = canary.trainings[number].ended + timedelta(days=8)
+        known = back[number] is not None and back[number] <= until
+        assert (gap >= timedelta(days=16)) == known
+        doubled.add(known)
+    assert doubled == {True, False}
+    assert len(canary.trainings) < len(single.trainings)
+
+
 def test_a_good_challenger_takes_over_later_and_its_delay_costs(changes):
     how = tried(ONCE_MORE, single={}, canary=HOW["canary"], shadow=HOW["shadow"])
     single, at_once, _ = replayed(changes, "single", how)

@@ -24,11 +24,13 @@ from evergrow.integrations.object_store import ObjectStore
 from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
 from evergrow.integrations.spending import Ledger
 from evergrow.integrations.submission import State, Submission, SubmittedRun
-from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Thawed
+from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, SentBack, Thawed
 from evergrow.loop.ports import Result
 from evergrow.loop.state import Wish
 from evergrow.spec import ContinualModel, parse
 from evergrow.spec.environment import EnvironmentSpec
+from evergrow.spec.model import API_VERSION
+from evergrow.spec.rollout import ModelRollout, Phase, RolloutSpec, RolloutStatus
 from evergrow.triggers.history import Champion, Look
 from tests.builders import document
 from tests.unit.integrations.fake_cluster import FakeCluster
@@ -162,9 +164,9 @@ class Cluster:
 
     def tick(self, now: datetime, spec: ContinualModel | None = None) -> None:
         environment = Environment(home=Path("/nowhere"), feature_repo=Path("/nowhere"), tracking_uri="")
-        world = World(environment, PLACE, spec or model(), Look(now, ()), self.store, self.runs)
         rollouts = KubernetesRollouts(self.fake.kubernetes(), FixedClock(now))
-        ClusterLoop(world, self.object, rollouts, self.said.append).tick(now)
+        world = World(environment, PLACE, spec or model(), Look(now, ()), self.store, self.runs, rollouts)
+        ClusterLoop(world, self.object, self.said.append).tick(now)
 
     def day(self, number: int, spec: ContinualModel | None = None) -> None:
         """What happens until a day's look, and the look."""
@@ -215,6 +217,27 @@ def test_it_submits_what_it_decides_and_tells_how_that_ended_at_the_next_look(cl
     cluster.day(1)
     ended = next(one for one in cluster.entries() if isinstance(one, Ended))
     assert (ended.outcome, ended.version, ended.at) == ("promoted", 1, START + HOUR), "when the run was over"
+
+
+@pytest.mark.parametrize("phase", ["Aborted", "Promoted"])
+def test_a_version_that_its_rollout_aborts_is_known_to_be_sent_back(cluster: Cluster, phase: Phase) -> None:
+    cluster.day(0)
+    cluster.day(1)
+    rollouts = KubernetesRollouts(cluster.fake.kubernetes(), FixedClock(START + DAY))
+    document = {"apiVersion": API_VERSION, "kind": "ModelRollout", "metadata": {"name": f"{NAME}-v1"}}
+    rollouts.create(ModelRollout(**document, spec=RolloutSpec(model=NAME, candidates=(1,))))
+    cluster.tick(START + DAY + HOUR)
+    assert "sent-back" not in kinds(cluster.entries()), "it has only begun"
+    status = RolloutStatus(phase=phase, winner=1 if phase == "Promoted" else None, ended=START + 2 * DAY, reason="harm")
+    rollouts.write(rollouts.attempts(NAME)[0], status)
+    for day in (3, 4):
+        cluster.tick(START + day * DAY)
+    back = [one for one in cluster.entries() if isinstance(one, SentBack)]
+    assert [(one.number, one.version, one.at) for one in back] == [(1, 1, START + 2 * DAY)][: phase == "Aborted"]
+    assert ("training 1: version 1 was sent back: harm" in cluster.said) == (phase == "Aborted")
+    reported = cluster.object.reported()
+    assert reported is not None
+    assert reported.fruitless == (phase == "Aborted")
 
 
 def test_a_run_that_failed_is_no_champion_and_says_why(cluster: Cluster) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Thawed
+from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, SentBack, Thawed
 from evergrow.loop.state import (
     Wish,
     frozen,
     fruitless,
     history,
     newly_said,
+    on_trial,
     serving,
     status_of,
     to_begin,
@@ -54,6 +55,21 @@ def test_a_training_is_under_way_from_its_beginning_to_its_end():
     assert trained(book) == (Trained(NOW),)
     assert under_way([*book, ended(1, NOW + DAY)]) is None
     assert trained([*book, ended(1, NOW + DAY)]) == (Trained(NOW, NOW + DAY, "promoted", 1.0),)
+
+
+def sent_back(number: int, at: datetime) -> SentBack:
+    return SentBack(number=number, at=at, version=number, reason="v1 loses less")
+
+
+def test_a_version_that_was_sent_back_counts_as_no_champion():
+    book = tried("rejected", "promoted")
+    assert (fruitless(book), on_trial(book)) == (0, book[-1])
+    book = [*book, sent_back(2, NOW + 3 * DAY)]
+    assert (fruitless(book), on_trial(book)) == (2, None)
+    assert trained(book)[1].sent_back == NOW + 3 * DAY
+    assert status_of(DAILY, book, NOW + 3 * DAY).ended == "sent back: v1 loses less"
+    again = [*book, Began(number=3, at=NOW + 5 * DAY, by=NOW), ended(3, NOW + 5 * DAY)]
+    assert (fruitless(again), on_trial(again)) == (0, again[-1])
 
 
 def test_what_was_decided_and_not_begun_is_begun_once():

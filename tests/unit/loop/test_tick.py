@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from evergrow.contracts import Observation, Verdict
 from evergrow.errors import RegistryError, SpecError
 from evergrow.integrations.memory import FixedClock
 from evergrow.integrations.memory_loop import MemoryWorld
-from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Entry, Froze, Thawed, written
+from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Entry, Froze, SentBack, Thawed, written
 from evergrow.loop.state import trainings, under_way
 from evergrow.loop.tick import Loop
 from evergrow.spec import ContinualModel, parse
@@ -111,14 +112,19 @@ spoken = st.lists(
 )
 
 
+returns = st.dictionaries(st.integers(1, 8), at, max_size=4)
+"""Versions that rollouts take back, and when."""
+
+
 @settings(max_examples=150)
-@given(endings, spoken, st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), max_size=12), st.booleans())
-def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken, kills, looks) -> None:
+@given(endings, spoken, st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), max_size=12), st.booleans(), returns)
+def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken, kills, looks, returns) -> None:
     spec = model(VOLUME, ASKED, {"kind": "data-change"}) if looks else model()
     seen = SEEN if looks else None
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         whole, killed = new(Path(folder) / "whole.jsonl", spoken), new(Path(folder) / "killed.jsonl", spoken)
-        replay(Loop(spec, BookFile(whole), MemoryWorld(LABELS, endings, seen), FixedClock(START)))
+        undisturbed = MemoryWorld(LABELS, endings, seen, returns=returns)
+        replay(Loop(spec, BookFile(whole), undisturbed, FixedClock(START)))
 
         countdown = [0]
 
@@ -131,7 +137,7 @@ def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken
             countdown[0] -= 1
             return how if countdown[0] == 0 else ""
 
-        world = MemoryWorld(LABELS, endings, seen, fails=step)
+        world = MemoryWorld(LABELS, endings, seen, fails=step, returns=returns)
         for steps, place in [*kills, (0, 0)]:
             countdown[0], how = steps, ("before", "within", "after")[place]
             try:
@@ -149,9 +155,9 @@ def test_killed_at_any_call_or_write_it_goes_on_to_the_same_book(endings, spoken
     assert instants == [START + n * DAY for n in range(DAYS)]
 
 
-@given(endings, spoken)
-def test_it_decides_as_somebody_would_by_hand(endings, spoken) -> None:
-    book = ran(spoken, endings=endings)
+@given(endings, spoken, returns)
+def test_it_decides_as_somebody_would_by_hand(endings, spoken, returns) -> None:
+    book = ran(spoken, endings=endings, returns=returns)
     champion, done = None, []
     said = sorted(spoken, key=lambda one: one.at)
     numbers = {began.number: (began, ended) for began, ended in trainings(book)}
@@ -161,6 +167,9 @@ def test_it_decides_as_somebody_would_by_hand(endings, spoken) -> None:
             done.append(Trained(started, entry.at, entry.outcome, entry.cpu_hours))
             if entry.outcome == "promoted":
                 champion = Champion(entry.version or 0, started, entry.at)
+        if isinstance(entry, SentBack):
+            assert returns[entry.version] <= entry.at
+            done[entry.number - 1] = replace(done[entry.number - 1], sent_back=entry.at)
         if isinstance(entry, Decided):
             now = entry.at
             known = MemoryWorld(LABELS).known(now)
@@ -248,6 +257,16 @@ def test_a_document_that_asks_for_what_there_is_not_ends_the_loop_and_can_be_men
     Loop(model(), book, mended, later).tick()
     first = next(one for one in book.entries() if isinstance(one, Ended))
     assert (mended.trained[0], first.at) == (START, START + DAY)
+
+
+def test_versions_that_rollouts_send_back_make_the_loop_wait_longer_and_longer() -> None:
+    spec = model({"kind": "model-age", "olderThan": "12h"}, cooldown="1d", longest="8d")
+    kept, known_too_late = (ran(spec=spec, returns=returns) for returns in ({}, {1: START + 99 * DAY}))
+    back = ran(spec=spec, returns=dict.fromkeys(range(1, 9), START + HOUR))
+    assert kept == known_too_late
+    assert began(kept) == list(range(DAYS))
+    assert began(back) == [0, 2, 6, 14]
+    assert [(one.number, one.version) for one in back if isinstance(one, SentBack)] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 class Ticking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -46,6 +47,16 @@ def test_each_training_in_a_row_that_brings_no_champion_doubles_the_wait_up_to_t
     in_vain = next((i for i, outcome in enumerate(reversed(outcomes)) if outcome == "promoted"), len(outcomes))
 
     assert wait(made, tried).total_seconds() == min(3 * 3600 * 2**in_vain, max(longest * 86_400, 3 * 3600))
+
+
+def test_a_version_that_its_rollout_sends_back_is_as_fruitless_as_one_that_the_gate_rejects():
+    made, back = Retraining(cooldown="1d", longest="30d"), NOW - HOUR
+    kept, sent = trained(2), replace(trained(2), sent_back=back)
+    assert [wait(made, [trained(9, "rejected"), one]) for one in (kept, sent)] == [DAY, 4 * DAY]
+    assert [wait(made, [one, trained(1)]) for one in (kept, sent)] == [DAY, DAY]
+    history = History(trained=[sent])
+    assert history.as_of(back).trained == (sent,)
+    assert history.as_of(back - timedelta(seconds=1)).trained == (kept,)
 
 
 def test_a_budget_counts_what_was_begun_in_its_time_and_no_more():
