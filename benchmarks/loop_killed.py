@@ -1,8 +1,8 @@
 """Whether a loop that is killed again and again comes to the same state, byte for byte, as one that nobody kills.
 
 A quarter of daily decisions on a small model whose trainings a trigger begins, once undisturbed, and once killed (-9)
-at random moments and run again: in turn the process alone, whose pipeline goes on without it, and all that it has
-started.
+again and again and run again: in turn the process alone, whose pipeline goes on without it, and all that it has
+started. It is killed at random days of the quarter, some random time after it has come to them.
 
 Compared is what others read or what the next decision depends on, all of it byte for byte but for what is masked:
 
@@ -59,9 +59,6 @@ RETRAINING = """
 """Every ninth day."""
 LENIENT = ("metric: log_loss", "metric: log_loss\n      margin: -0.02")
 """The toy's world stands still: with a margin of 0 the first model would stay for ever."""
-SHARE = 0.9
-"""The lives of all processes that are killed, each from its first word on, take together, on average, this share of the
-undisturbed run: so the kills are spread over the quarter."""
 
 
 def run(kills: int = KILLS, days: int = DAYS) -> list[Result]:
@@ -72,7 +69,7 @@ def run(kills: int = KILLS, days: int = DAYS) -> list[Result]:
         document.write_text(DOCUMENT.read_text().replace(*LENIENT) + RETRAINING)
         whole, killed = (Life(folder / name, document, days) for name in ("whole", "killed"))
         undisturbed = whole.to_the_end()
-        hits, disturbed = harried(killed, kills, SHARE * undisturbed / kills)
+        hits, disturbed = harried(killed, kills, undisturbed / trainings(whole))
         differences = list(differing(state(whole.environment), state(killed.environment)))
         return [_result(whole, killed, hits, differences, (undisturbed, disturbed))]
 
@@ -118,12 +115,14 @@ class Life:
         with self.log.open("ab") as log:
             return subprocess.Popen(command, env={**os.environ, **places}, cwd=ROOT, stdout=log, stderr=log)
 
-    def begin(self) -> subprocess.Popen[bytes]:
-        """Run the loop, and wait for its first word, or its end: before that it does nothing that could be torn."""
+    def start_and_come_to(self, day: datetime) -> subprocess.Popen[bytes]:
+        """Run the loop, and wait until it speaks, and its book has come to a day; or for its end."""
         said = self.log.stat().st_size if self.log.exists() else 0
-        process = self.start()
+        process, book = self.start(), book_of(self.environment, MODEL)
         while process.poll() is None and self.log.stat().st_size == said:
             time.sleep(0.01)
+        while process.poll() is None and not any(isinstance(one, Decided) and one.at >= day for one in book.entries()):
+            time.sleep(0.05)
         return process
 
     def to_the_end(self) -> float:
@@ -139,18 +138,24 @@ class Life:
 
 
 def harried(life: Life, kills: int, seconds: float) -> tuple[int, float]:
-    """Kill a loop so often, so many seconds after its first word on average, and then let it end.
+    """Kill a loop so often, at random days and at most so many seconds later, and then let it end.
 
     Returns:
         How many kills hit a running process, and the seconds that all of it took.
     """
     chance, hits, started = random.Random(SEED), 0, time.perf_counter()
-    for number in range(kills):
-        process = life.begin()
-        time.sleep(chance.uniform(0, 2 * seconds))
+    days = sorted(chance.randrange(life.days) for _ in range(kills))
+    for number, day in enumerate(days):
+        process = life.start_and_come_to(SINCE + timedelta(days=day))
+        time.sleep(chance.uniform(0, seconds))
         hits += kill(process, all_of_it=number % 2 == 1)
     life.to_the_end()
     return hits, time.perf_counter() - started
+
+
+def trainings(life: Life) -> int:
+    """How many its book has, at least 1."""
+    return max(1, sum(isinstance(one, Began) for one in book_of(life.environment, MODEL).entries()))
 
 
 def kill(process: subprocess.Popen[bytes], *, all_of_it: bool) -> bool:
@@ -236,14 +241,14 @@ def differing(whole: Mapping[str, str], killed: Mapping[str, str]) -> Iterator[s
 
 def _result(whole: Life, killed: Life, hits: int, differences: list[str], seconds: tuple[float, float]) -> Result:
     book = list(book_of(whole.environment, MODEL).entries())
-    decisions, trainings = (sum(isinstance(one, kind) for one in book) for kind in (Decided, Began))
+    decisions = sum(isinstance(one, Decided) for one in book)
     begun = len(list((killed.home / "runs/training").glob("*/events.jsonl")))
     compared = len(state(whole.environment))
     for name in differences:
         print(f"differs: {name}", file=sys.stderr)
     detail = (
-        f"{decisions} decisions, {trainings} trainings, for which {begun} pipelines were begun; {hits} × kill -9 of a "
-        f"running process, in turn alone and with all that it had started; {compared} files and versions compared; "
+        f"{decisions} decisions, {trainings(whole)} trainings, for which {begun} pipelines were begun; {hits} × kill -9 "
+        f"of a running process, in turn alone and with all that it had started; {compared} files and versions compared; "
         f"{seconds[0] / 60:.1f} min undisturbed, {seconds[1] / 60:.1f} min killed"
     )
     name = "loop of a quarter, killed again and again: files that differ from those of one that was not"
