@@ -247,8 +247,9 @@ def _result(whole: Life, killed: Life, hits: int, differences: list[str], second
     for name in differences:
         print(f"differs: {name}", file=sys.stderr)
     detail = (
-        f"{decisions} decisions, {trainings(whole)} trainings, for which {begun} pipelines were begun; {hits} × kill -9 "
-        f"of a running process, in turn alone and with all that it had started; {compared} files and versions compared; "
+        f"{decisions} decisions, {trainings(whole)} trainings, for which {begun} pipelines were begun; {hits} × kill "
+        f"-9 of a running process, in turn alone and with all that it had started; {compared} files and versions "
+        "compared; "
         f"{seconds[0] / 60:.1f} min undisturbed, {seconds[1] / 60:.1f} min killed"
     )
     name = "loop of a quarter, killed again and again: files that differ from those of one that was not"
