@@ -1,15 +1,19 @@
 """Policies are documents, one for each combination of options."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evergrow.backtest.policies import merged, policies, reference
+from evergrow.backtest.replay import check
 from evergrow.errors import SpecError
-from evergrow.spec import parse
+from evergrow.spec import load, parse
 from evergrow.spec.policies import PolicySet
 from tests.unit.backtest.places import GATE, WHEN, WINDOW, policy_set, small_document
 
+ROOT = Path(__file__).parents[3]
 RFC_7386 = [
     ({"a": "b"}, {"a": "c"}, {"a": "c"}),
     ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
@@ -137,8 +141,23 @@ def test_after_a_patch_everything_it_says_is_so(target, patch):
 
 
 def test_a_policy_set_reads_from_yaml_as_users_write_it(tmp_path):
-    from evergrow.spec import load
-
     text = "choices:\n  when:\n    monthly:\n      retraining: {triggers: [{kind: model-age, olderThan: 30d}]}\n"
     (tmp_path / "policies.yaml").write_text(text)
     assert load(tmp_path / "policies.yaml", PolicySet).count == 1
+
+
+SETS = [path for path in sorted(ROOT.glob("models/*/*.yaml")) if "kind: PolicySet" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SETS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_policy_sets_of_the_examples_make_policies_of_their_models(path):
+    tried = load(path, PolicySet)
+    found = {one.name: one for one in policies(load(path.with_name("model.yaml")), tried)}
+    assert len(found) == tried.count > 1
+    assert reference(tried) in found
+    for one in found.values():
+        check(one)
+
+
+def test_the_examples_have_policy_sets():
+    assert {path.name for path in SETS} >= {"policies.yaml", "rollouts.yaml", "features.yaml"}
