@@ -9,7 +9,7 @@ requests is judged by the labels known then, whatever comes later.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,7 @@ from evergrow.statistics.betting import (
     PlannedTest,
     differences,
     extremes,
+    numbered,
     overlap,
     planned_rows,
     unit_means,
@@ -109,9 +110,8 @@ def by_draws(
         told = f"none of {len(rows):,} requests has a label"
         return Finding(check=plan.check, candidate=candidate, outcome="error", reason=told, requests=0)
     test, harm = _tests(analysis, plan, [0.5, *planned, *known[PROPENSITY].agg(["min", "max"]).dropna()])
-    state, worse = test.start(), harm.start()
-    for values, weights in _blocks(plan, analysis.margin, rows, blocks):
-        state, worse = test.step(state, values, weights), harm.step(worse, values, weights)
+    drawn = _draws(plan, analysis.margin, rows, blocks)
+    state, worse = test.step(test.start(), *drawn), harm.step(harm.start(), *drawn)
     found = _found(analysis, plan, candidate, test, state, worse, f"n={len(known):,}")
     return found.model_copy(update={"requests": len(known)})
 
@@ -150,34 +150,31 @@ def _tests(analysis: Analysis, plan: Plan, propensities: Sequence[float]) -> tup
     return test, BettingTest.planned(effect, 4 * plan.variance, high, alternative="less")
 
 
-def _blocks(
+def _draws(
     plan: Plan, margin: float, rows: pd.DataFrame, blocks: NDArray[np.int64]
-) -> Iterator[tuple[Floats, Floats]]:
-    """The gains of each block, one a draw, and their weights."""
-    sign = 1.0 if plan.better == "higher" else -1.0
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """The gain of each draw, its weight and its block."""
     outcomes = np.clip(rows[OUTCOME].to_numpy(np.float64), plan.low, plan.high)
     assigned, propensity = rows[ASSIGNED].to_numpy(np.float64), rows[PROPENSITY].to_numpy(np.float64)
     units = pd.factorize(rows[UNIT])[0]
-    total, count, first = plan.centre, 1.0, _first_blocks(units, blocks)
-    for block in np.unique(blocks):
-        # A draw that is kept from block to block makes the later ones no news.
-        here = (blocks == block) & ~np.isnan(outcomes) & (first[units] == block)
-        if not here.any():
-            continue
-        x = sign * differences(assigned[here], propensity[here], outcomes[here], total / count)
-        yield _one_each(x + margin, overlap(propensity[here]), units[here])
-        total, count = total + float(outcomes[here].sum()), count + float(here.sum())
-
-
-def _first_blocks(units: NDArray[np.intp], blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The block that each unit was first seen in, [units]."""
     _, first = np.unique(units, return_index=True)
-    return blocks[first]
+    # A draw that is kept from block to block makes the later ones no news.
+    news = ~np.isnan(outcomes) & (blocks[first][units] == blocks)
+    outcomes, propensity, units = outcomes[news], propensity[news], units[news]
+    sign = 1.0 if plan.better == "higher" else -1.0
+    x = sign * differences(assigned[news], propensity, outcomes, _centres(plan, outcomes, blocks[news]))
+    # Rows that share a draw are one value: their mean. Units are numbered as they come, as blocks are.
+    return unit_means(x + margin, units), unit_means(overlap(propensity), units), blocks[first][np.unique(units)]
 
 
-def _one_each(values: Floats, weights: Floats, units: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Rows that share a draw are one value: their mean."""
-    return unit_means(values, units), unit_means(weights, units)
+def _centres(plan: Plan, outcomes: Floats, blocks: NDArray[np.int64]) -> Floats:
+    """For each row the mean outcome of earlier blocks, the plan's counting as one row."""
+    starts, number = numbered(blocks)
+    total, count, before = plan.centre, 1.0, []
+    for block in np.split(outcomes, starts[1:]):
+        before.append(total / count)
+        total, count = total + float(block.sum()), count + float(len(block))
+    return np.array(before)[number]
 
 
 def by_pairs(analysis: Analysis, plan: Plan, candidate: int, gains: Floats, blocks: NDArray[np.int64]) -> Finding:

@@ -126,6 +126,19 @@ def test_two_blocks_come_to_the_same_capital_as_one(first, second):
     assert apart.most >= together.most - 1e-12
 
 
+@given(st.lists(values.filter(len), max_size=6), st.integers(0, 2**32 - 1))
+def test_several_blocks_at_once_are_to_the_bit_what_they_are_one_after_the_other(blocks, seed):
+    plan = PlannedTest(effect=0.1, variance=1.0, bounds=(-2.0, 2.0))
+    weights = [np.random.default_rng(seed).uniform(size=len(block)) for block in blocks]
+    apart = plan.start()
+    for block, weight in zip(blocks, weights, strict=True):
+        apart = plan.step(apart, block, weight)
+    numbers = np.repeat(3 * np.arange(len(blocks)), [len(block) for block in blocks])
+    whole = plan.step(plan.start(), np.concatenate([[], *blocks]), np.concatenate([[], *weights]), numbers)
+    assert whole == apart
+    assert whole.model_dump_json() == apart.model_dump_json()
+
+
 @given(values)
 def test_the_other_alternative_is_the_mirror_image(x):
     ours, theirs = TEST.step(TEST.start(), x), MIRROR.step(MIRROR.start(), [-v for v in x])
