@@ -21,6 +21,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import evergrow.integrations.feast_checks  # noqa: F401 - first: it has Feast imported faster
+
+# isort: split
 import duckdb
 import feast
 import feast.errors

@@ -34,6 +34,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import evergrow.integrations.feast_checks  # noqa: F401 - first: it has Feast imported faster
+
+# isort: split
 import duckdb
 import numpy as np
 import pandas as pd

@@ -23,6 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import evergrow.integrations.feast_checks  # noqa: F401 - first: it has Feast imported faster
+
+# isort: split
 import feast
 import pyarrow as pa
 import pyarrow.parquet as pq
