@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import CensoredData, ecdf
 
 from evergrow.backtest.past import DAY, Past, instant_of, opened
 from evergrow.backtest.tasks import PAST, Work, opened_cut, scores
@@ -52,6 +51,8 @@ class Mature(Work):
         return Matured(days=tuple(self._last(past, now) for now in self.instants))
 
     def _last(self, past: Past, now: int) -> int:
+        from scipy.stats import CensoredData, ecdf
+
         rows = past.between(now - round(self.history / timedelta(microseconds=1)), now + 1)
         _, known = past.labels(rows, now)
         came = known <= now

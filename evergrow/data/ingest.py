@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
-import pandera.errors
 
 from evergrow.contracts import Instant, Value, digest
 from evergrow.data import upstream
@@ -166,6 +165,8 @@ def judge(table: Table, batch: pd.DataFrame, stored: pd.DataFrame | None) -> tup
 
 def _broken_rules(table: Table, batch: pd.DataFrame) -> dict[int, list[str]]:
     """Per row that breaks a rule of the schema, which."""
+    import pandera.errors
+
     reasons: dict[int, list[str]] = {}
     try:
         table.schema.validate(batch, lazy=True)

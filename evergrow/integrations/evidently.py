@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import chisquare, ks_2samp
 
 from evergrow.contracts import Comparison
 from evergrow.errors import SpecError
@@ -99,10 +98,14 @@ def _told(test: str, score: float, pair: Pair) -> tuple[str, float, float | None
 
 
 def _largest_difference(pair: Pair) -> float:
+    from scipy.stats import ks_2samp
+
     return float(ks_2samp(pair.reference, pair.current, method="asymp").statistic)
 
 
 def _goodness_of_fit(pair: Pair) -> float:
+    from scipy.stats import chisquare
+
     expected, observed = _counts(pair)
     with np.errstate(divide="ignore"):  # infinite with a category that the reference lacks
         return float(chisquare(observed, expected * len(pair.current) / len(pair.reference), sum_check=False).statistic)

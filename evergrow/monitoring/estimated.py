@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import stdtrit
-from scipy.stats import binomtest
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from evergrow.contracts import Metric, Task, Value, Verdict
@@ -228,6 +226,8 @@ def _by_loss(
 
 
 def _loss_model(rows: Rows, losses: Floats, seed: int) -> Predictor:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     scale = float(losses.mean())
     if not scale:
         return lambda rows: np.zeros(len(rows))
@@ -393,6 +393,8 @@ def _correlation(a: Floats, b: Floats) -> float | None:
 
 
 def _trust(held: NDArray[np.bool_]) -> Verdict:
+    from scipy.stats import binomtest
+
     share, alpha = mean(held.astype(np.float64), np.arange(len(held))), 0.05
     exact = binomtest(int(held.sum()), len(held)).proportion_ci(1 - 2 * alpha)
     low, high = min(share.lower(alpha), exact.low), max(share.upper(alpha), exact.high)

@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import ndtr
-from scipy.stats import rankdata
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.inspection import permutation_importance
 from threadpoolctl import threadpool_limits
 
 from evergrow.contracts import Comparison, Feature
@@ -143,6 +140,9 @@ def _told(
     sample: Sample, X: Floats, categorical: Sequence[bool], part: Ints, number: int, seed: int
 ) -> tuple[float, float, int, Floats]:
     """Rank sum of a part, its variance, its pairs of both sides, and how much each feature counts there, [k]."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.inspection import permutation_importance
+
     now, before, here = sample.of_now, part < number, part == number
     model = HistGradientBoostingClassifier(
         categorical_features=categorical, early_stopping=False, random_state=seed, **TREES
@@ -168,6 +168,8 @@ def rank_sum(scores: Floats, block: Ints, current: Bools) -> tuple[float, float]
         block: each row's, [n].
         current: whether a block is of now; blocks without rows do not count.
     """
+    from scipy.stats import rankdata
+
     present, inside = np.unique(block, return_inverse=True)
     sums = np.bincount(inside, weights=rankdata(scores) - (len(scores) + 1) / 2)
     now, count = current[present], len(present)

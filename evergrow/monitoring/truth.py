@@ -16,7 +16,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import CensoredData, ecdf
 
 from evergrow.contracts import EVENT_TIMESTAMP, KNOWN_AT
 from evergrow.errors import DataError
@@ -197,6 +196,8 @@ def delay(outcomes: pd.DataFrame, as_of: datetime, matured: float) -> Delay:
         as_of: the instant they were joined for.
         matured: share of the labels that ever come, in (0, 1).
     """
+    from scipy.stats import CensoredData, ecdf
+
     asked = outcomes[EVENT_TIMESTAMP]
     came = outcomes[LABEL_FIRST_KNOWN_AT].notna().to_numpy()
     if not came.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ def strongest(means: Floats, correlation: float = 0.0, least: int = LEAST) -> tu
     whitened[0] *= 1 - correlation
     t = np.abs(_t(whitened, splits))
     best = int(np.argmax(t))
-    return int(splits[best]), float(min(1.0, 2 * stats.t.sf(t[best], total - 3) * len(splits)))
+    return int(splits[best]), float(min(1.0, 2 * stdtr(total - 3, -t[best]) * len(splits)))
 
 
 def correlation_of(means: Floats) -> float:

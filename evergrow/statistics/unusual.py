@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import pdtr, pdtrc, stdtr
-from scipy.stats import betabinom
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -77,6 +76,8 @@ def high_share(count: int, rows: int, counts: Counts, sizes: Counts) -> float:
         counts: rows that had it, per day of the reference, [n ≥ 2].
         sizes: rows per day of the reference, [n].
     """
+    from scipy.stats import betabinom
+
     by_days = prediction(_arcsine(count, rows), np.array([_arcsine(k, n) for k, n in zip(counts, sizes, strict=True)]))
     k, n = int(counts.sum()), int(sizes.sum())
     by_rows = float(betabinom.sf(count - 1, rows, k + 0.5, n - k + 0.5)) if rows else 1.0
