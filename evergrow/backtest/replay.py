@@ -12,7 +12,7 @@ from pydantic import Field
 from evergrow.backtest.looks import Drift, Drifted, Harm, Harmed, Mature, Matured
 from evergrow.backtest.past import Past, instant_of, microseconds
 from evergrow.backtest.policies import Policy
-from evergrow.backtest.rolls import AT_ONCE, Roll, Rolled, Share
+from evergrow.backtest.rolls import FIRST, Roll, Rolled, Share
 from evergrow.backtest.tasks import Cut, Fit, Fitted, Judge, Select
 from evergrow.backtest.work import Shared
 from evergrow.contracts import Instant, Observation, ObservationKind, Value, Verdict
@@ -159,7 +159,7 @@ class _Rolling:
         """
         rolled = self.rolled or shared.do(self.roll, Rolled)
         while not rolled.over and self.roll.until <= now:
-            following = min(self.roll.until + AT_ONCE, end)
+            following = min(2 * self.roll.until - self.roll.began, end)
             self.roll = self.roll.then(rolled, following)
             rolled = shared.do(self.roll, Rolled)
         self.rolled = rolled
@@ -266,7 +266,7 @@ class _State:
         began = microseconds(new.since)
         roll = Roll.of(
             self.document, champion.model, champion.rows, microseconds(champion.since), new.model, began,
-            min(began + AT_ONCE, self._end),
+            min(began + FIRST, self._end),
         )  # fmt: skip
         self.rolling = _Rolling(new, roll)
 

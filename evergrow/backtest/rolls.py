@@ -50,8 +50,9 @@ LOOK = timedelta(minutes=10)
 RARER = 12
 """A look comes after one part in so many of the time since the rollout began, if that is more than LOOK: evidence
 that has grown by less says little new, and every test may be looked at whenever one likes."""
-AT_ONCE = 28 * DAY
-"""So much of a rollout is replayed at once, microseconds: many are superseded before much more has passed."""
+FIRST = 8 * DAY
+"""So much of a rollout is replayed at first, microseconds, and then as much again as it has come: many are superseded
+by the training of a week later, and most have ended by then."""
 DRAW, COPY = 0, 1
 """Streams of random numbers."""
 POSITION = "position"

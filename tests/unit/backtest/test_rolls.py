@@ -16,7 +16,7 @@ from evergrow.backtest.past import DAY, Past, instant_of, microseconds
 from evergrow.backtest.policies import policies
 from evergrow.backtest.replay import Setting, instants, replay
 from evergrow.backtest.results import result
-from evergrow.backtest.rolls import AT_ONCE, RARER, Roll, Rolled, chance
+from evergrow.backtest.rolls import RARER, Roll, Rolled, chance
 from evergrow.backtest.run import backtest
 from evergrow.backtest.tasks import PAST, Fit, Judge, Select, opened_cut, scores
 from evergrow.backtest.work import Shared, workers
@@ -140,7 +140,7 @@ def pair(folder, name):
     (old, champion), (_, challenger) = done
     began = microseconds(TRAINED + timedelta(hours=1))
     return model, Roll.of(
-        model, champion.model, old.rows, microseconds(BEGIN), challenger.model, began, began + AT_ONCE
+        model, champion.model, old.rows, microseconds(BEGIN), challenger.model, began, began + 28 * DAY
     )  # fmt: skip
 
 
