@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evergrow.cli import main
 from evergrow.environment import Environment
 
 ROOT = Path(__file__).parents[2]
@@ -40,17 +41,21 @@ class World:
 
     environment: Environment
 
-    def evergrow(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Told:
-        """Run the command as a user would."""
-        places = {
+    @property
+    def places(self) -> dict[str, str]:
+        """Environment variables by which the command finds it."""
+        return {
             "EVERGROW_HOME": str(self.environment.home),
             "EVERGROW_FEATURE_REPO": str(self.environment.feature_repo),
             "MLFLOW_TRACKING_URI": self.environment.tracking_uri,
             "OMP_NUM_THREADS": "1",
         }
+
+    def evergrow(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Told:
+        """Run the command as a user would."""
         done = subprocess.run(
             [sys.executable, "-m", "evergrow", *arguments],
-            env={**os.environ, **places, **(variables or {})},
+            env={**os.environ, **self.places, **(variables or {})},
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -67,6 +72,23 @@ def new_world(home: Path) -> World:
     """An empty one."""
     places = {"EVERGROW_HOME": str(home), "EVERGROW_FEATURE_REPO": str(ROOT / "tests/toy_model/toy_features")}
     return World(Environment.read(places))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    """What the command says that is refused at once: of this process, for nothing is started by it."""
+
+    def run(world: World, *arguments: str) -> Told:
+        monkeypatch.chdir(ROOT)
+        for name, value in world.places.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        assert isinstance(ended.value.code, int)
+        return Told(ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,8 @@ def test_a_simulated_world_takes_the_place_of_the_past(backtest, tmp_path):
         (("--workers", "0"), "--workers"),
     ],
 )
-def test_what_is_wrong_with_a_call_is_said(backtest, arguments, message):
-    told = backtest(*arguments)
+def test_what_is_wrong_with_a_call_is_said(world, refused, policies, arguments, message):
+    told = refused(world, "backtest", "-f", TOY, "--policies", policies, "--as-of", "2024-04-25", *arguments)
     assert told.code == 2
     assert message in re.sub(r"\s+", " ", told.err)
     assert "Traceback" not in told.err
@@ -145,14 +145,14 @@ def test_as_a_pipeline_in_shares_it_comes_to_the_same_bytes(world, backtest, pol
         (("monitoring", "--policies", "policies.yaml"), "--policies: is for a backtest, found with monitoring"),
     ],
 )
-def test_policies_belong_to_a_backtest_and_to_nothing_else(world, arguments, message):
-    told = world.evergrow("run", *arguments, "-f", "tests/toy_model/model.yaml")
+def test_policies_belong_to_a_backtest_and_to_nothing_else(world, refused, arguments, message):
+    told = refused(world, "run", *arguments, "-f", TOY)
     assert told.code == 2
     assert message in told.err
 
 
-def test_a_policy_that_is_none_is_named(world, tmp_path):
+def test_a_policy_that_is_none_is_named(world, refused, tmp_path):
     (tmp_path / "odd.yaml").write_text("choices: {when: {odd: {retraining: {needed: 0}}}}\n")
-    told = world.evergrow("backtest", "-f", "tests/toy_model/model.yaml", "--policies", str(tmp_path / "odd.yaml"))
+    told = refused(world, "backtest", "-f", TOY, "--policies", str(tmp_path / "odd.yaml"))
     assert told.code == 2
     assert "policy odd: spec.retraining.needed" in told.err
