@@ -41,7 +41,9 @@ def main(spec: str, training_set: str, model: str, rivals: str) -> str:
         return identity
     trained = fit(document, Path(training_set), Path(model), ancestor)
     went_on = f", gone on from identity {trained.parent[:12]}" if trained.parent else ""
-    note("train", f"{trained.rows:,} rows, {trained.backend}, identity {identity[:12]}{went_on}")
+    count = len(trained.features)
+    kept = f", {count - len(trained.left_out)} of {count} features" if trained.left_out else ""
+    note("train", f"{trained.rows:,} rows{kept}, {trained.backend}, identity {identity[:12]}{went_on}")
     return identity
 
 
