@@ -424,8 +424,9 @@ def _compared(part: Part, worlds: Mapping[str, Found]) -> Iterator[Result]:
         ratios = {
             name: found[one].loss / found[other].loss for name, found in worlds.items() if {one, other} <= found.keys()
         }
+        each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
         yield Result(
             f"{part.name}: excess loss of {told}, geometric mean of {len(ratios)} worlds",
             float(np.exp(np.mean(np.log(list(ratios.values()))))), "×", "stated", holds=True,
-            detail=f"{one} over {other}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in ratios.items())}; {part.size}",
+            detail=f"{one} over {other}: {each}; {part.size}",
         )  # fmt: skip
