@@ -89,6 +89,7 @@ def learn(
     Raises:
         SpecError: the estimator cannot be built or fitted, or cannot go on.
     """
+    load_object(training.estimator.entrypoint, ENTRYPOINT)  # and its libraries, whose threads can then be limited
     with single_threaded():
         if ancestor is None or training.update.kind == "refit":
             left = _left_out(training, task, metric, fitting, calibrating)

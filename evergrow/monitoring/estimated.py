@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import stdtrit
+from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from evergrow.contracts import Metric, Task, Value, Verdict
@@ -226,8 +227,6 @@ def _by_loss(
 
 
 def _loss_model(rows: Rows, losses: Floats, seed: int) -> Predictor:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
     scale = float(losses.mean())
     if not scale:
         return lambda rows: np.zeros(len(rows))

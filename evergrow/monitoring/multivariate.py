@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import ndtr
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.inspection import permutation_importance
 from threadpoolctl import threadpool_limits
 
 from evergrow.contracts import Comparison, Feature
@@ -140,9 +142,6 @@ def _told(
     sample: Sample, X: Floats, categorical: Sequence[bool], part: Ints, number: int, seed: int
 ) -> tuple[float, float, int, Floats]:
     """Rank sum of a part, its variance, its pairs of both sides, and how much each feature counts there, [k]."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.inspection import permutation_importance
-
     now, before, here = sample.of_now, part < number, part == number
     model = HistGradientBoostingClassifier(
         categorical_features=categorical, early_stopping=False, random_state=seed, **TREES

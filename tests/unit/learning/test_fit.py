@@ -137,6 +137,22 @@ def test_the_same_identity_gives_the_same_bytes_in_any_process(tmp_path):
     assert first == run("2", "2")
 
 
+def test_a_process_that_has_not_loaded_the_estimators_libraries_yet_fits_on_one_thread_too():
+    code = (
+        "import sys; import numpy as np; from tests.builders import document\n"
+        "from evergrow.learning.learn import Rows, learn\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "training = document(estimator='tests.example_model.estimator:threads').spec.training\n"
+        "rows = Rows(np.zeros((4, 3), np.float32), np.array([0.0, 1.0, 0.0, 1.0]))\n"
+        "print(learn(training, 'binary-classification', 'log_loss', rows, None).estimator.threads_)\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "1\n"
+
+
 def test_another_seed_gives_other_bytes(tmp_path):
     training = training_set(tmp_path / "training_set")
     for seed in (1, 2):
