@@ -35,7 +35,7 @@ test: setup check ## Set-up, checks and the whole test suite
 	$(BIN)/pytest -n auto --dist loadscope -m "not cluster"
 
 test-cluster: setup ## Put evergrow on a cluster (KUBECONFIG; EVERGROW_CLUSTER=ci|kind|...) and test it there
-	$(BIN)/pytest -m cluster tests/cluster --timeout 1800
+	$(BIN)/pytest -m cluster tests/cluster --timeout 2400
 
 kind: setup ## A kind cluster with everything on it, a trained model and a prediction; says what is missing first
 	@PATH=$(CURDIR)/$(BIN):$$PATH python -m manifests.installer up kind

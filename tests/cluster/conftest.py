@@ -39,10 +39,17 @@ SECRET, SERVICE, GATEWAY = (
 )
 
 
-def command(*arguments: str, variables: Mapping[str, str] | None = None, check: bool = True) -> str:
+INSTALLATION_SECONDS = 2400
+"""With images that are built from nothing, on two cores; no test's own time counts it."""
+
+
+def command(
+    *arguments: str, variables: Mapping[str, str] | None = None, check: bool = True, seconds: float | None = None
+) -> str:
     """Run a command from the repository's root; its output, or its failure with all it said."""
+    environment = {**os.environ, **(variables or {})}
     done = subprocess.run(
-        arguments, cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=False
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds
     )
     assert done.returncode == 0 or not check, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
     return done.stdout if done.returncode == 0 else done.stdout + done.stderr
@@ -140,7 +147,8 @@ def dev() -> Dev:
     """Given a cluster on which evergrow was installed, and a model trained, by the one command of the README."""
     assert os.environ.get("KUBECONFIG"), "KUBECONFIG must name a cluster; see docs/how-to/run-on-kind.md"
     if not os.environ.get("EVERGROW_INSTALLED"):
-        command(sys.executable, "-m", "manifests.installer", "up", os.environ.get("EVERGROW_CLUSTER", "ci"))
+        cluster = os.environ.get("EVERGROW_CLUSTER", "ci")
+        command(sys.executable, "-m", "manifests.installer", "up", cluster, seconds=INSTALLATION_SECONDS)
     kubernetes = Kubernetes.open(DEV)
     configured = kubernetes.get(CONFIG_MAP, "evergrow-environment")
     assert configured is not None

@@ -10,7 +10,7 @@ import pytest
 from evergrow.integrations.kubernetes import POD
 from tests.cluster.conftest import DEV, ROOT, Dev, command, eventually, evergrow
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900, func_only=True)]
 
 ELECTRICITY = str(ROOT / "models/electricity_demand/model.yaml")
 POLICIES = """

@@ -38,7 +38,7 @@ from tests.documents import (
     model,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
 
 CRDS = ROOT / "charts/evergrow/crds"
 KINDS: dict[str, type[Part]] = {"ContinualModel": ContinualModel, "ModelRollout": ModelRollout}

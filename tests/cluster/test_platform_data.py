@@ -13,7 +13,7 @@ import pytest
 from tests.charts.rendering import CHARTS, helm
 from tests.cluster.conftest import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
 
 STORES = ("postgres", "redis", "seaweedfs")
 

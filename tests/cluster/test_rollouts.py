@@ -28,7 +28,7 @@ from evergrow.integrations.rollouts_kubernetes import KubernetesRollouts
 from evergrow.spec.rollout import ModelRollout, RolloutStatus
 from tests.cluster.conftest import NAME, ROOT, Dev, command, eventually, evergrow
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900, func_only=True)]
 
 BODY = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
 OPERATOR = {"app.kubernetes.io/component": "operator"}

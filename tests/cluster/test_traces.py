@@ -13,7 +13,7 @@ from evergrow.integrations.kubernetes import CONFIG_MAP, POD, Kind, Kubernetes
 from tests.cluster.conftest import DEV, NAME, ROOT, SERVICE, Dev, command, eventually
 from tests.cluster.test_upgrades import servers, settled
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
 
 MONITORING = "monitoring"
 ENVOY = Kind("EnvoyProxy", "envoyproxies", "v1alpha1", "gateway.envoyproxy.io")

@@ -14,7 +14,7 @@ from evergrow.integrations.gateway import GatewayTraffic
 from evergrow.integrations.prediction_store import PredictionStore
 from tests.cluster.conftest import NAME, ROOT, Dev, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 
 BODY = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
 FORGED = {"x-evergrow-route": "forged", "x-evergrow-propensity": "0.123"}

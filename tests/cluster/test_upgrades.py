@@ -10,7 +10,7 @@ from evergrow.integrations.kubernetes import POD
 from evergrow.integrations.prediction_store import PredictionStore
 from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, command, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
 
 REQUEST = (ROOT / "manifests/serving/arrival-delay/request.json").read_bytes()
 

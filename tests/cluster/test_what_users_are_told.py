@@ -14,7 +14,7 @@ from evergrow.integrations.serving import SERVING
 from evergrow.spec.rollout import ModelRollout
 from tests.cluster.conftest import DEV, MODEL, NAME, PLATFORM, Dev, command, eventually, evergrow
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
 
 BROKEN = "evergrow-broken"
 

@@ -21,7 +21,7 @@ from evergrow.integrations.object_store import fetch
 from evergrow.journal import Event, Journal
 from tests.cluster.conftest import DEV, NAME, PLATFORM, ROOT, Dev, command, eventually, evergrow
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900, func_only=True)]
 
 ELECTRICITY = ROOT / "models/electricity_demand/model.yaml"
 DEMAND = "electricity-demand"
