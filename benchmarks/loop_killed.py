@@ -160,14 +160,14 @@ def moments(life: Life, kills: int, seconds: float) -> list[tuple[datetime, floa
     return sorted(found)
 
 
-def harried(life: Life, moments: Sequence[tuple[datetime, float]]) -> tuple[int, float]:
+def harried(life: Life, when: Sequence[tuple[datetime, float]]) -> tuple[int, float]:
     """Kill a loop at these moments, and then let it end.
 
     Returns:
         How many kills hit a running process, and the seconds that all of it took.
     """
     hits, started = 0, time.perf_counter()
-    for number, (day, seconds) in enumerate(moments):
+    for number, (day, seconds) in enumerate(when):
         process = life.start_and_come_to(day)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
@@ -269,8 +269,7 @@ def _result(
     detail = (
         f"{decisions} decisions, {trainings} trainings, for which {begun} pipelines were begun; {hits} × kill "
         f"-9 of a running process, in turn alone and with all that it had started; {compared} files and versions "
-        "compared; "
-        f"{seconds[0] / 60:.1f} min undisturbed, {seconds[1] / 60:.1f} min killed"
+        f"compared; {seconds[0] / 60:.1f} min undisturbed, {seconds[1] / 60:.1f} min killed"
     )
     name = "loop of a quarter, killed again and again: files that differ from those of one that was not"
     return Result(name, len(differences), "", f"0, {wanted} times killed", not differences and hits >= wanted, detail)

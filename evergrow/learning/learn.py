@@ -90,16 +90,16 @@ def learn(
         SpecError: the estimator cannot be built or fitted, or cannot go on.
     """
     load_object(training.estimator.entrypoint, ENTRYPOINT)  # and its libraries, whose threads can then be limited
+    before = None if training.update.kind == "refit" else ancestor
     with single_threaded():
-        if ancestor is None or training.update.kind == "refit":
-            left = _left_out(training, task, metric, fitting, calibrating)
-            fitting, calibrating = fitting.without(left), calibrating and calibrating.without(left)
+        left = _left_out(training, task, metric, fitting, calibrating) if before is None else before.left_out
+        fitting, calibrating = fitting.without(left), calibrating and calibrating.without(left)
+        if before is None:
             parameters, trials = _parameters(training, task, metric, fitting, calibrating)
             estimator = _fitted(training, task, parameters, fitting)
         else:
-            left, parameters, trials = ancestor.left_out, training.estimator.parameters, ()
-            fitting, calibrating = fitting.without(left), calibrating and calibrating.without(left)
-            estimator = gone_on(training.update, ancestor.estimator, fitting.X, _labels(task, fitting.y))
+            parameters, trials = training.estimator.parameters, ()
+            estimator = gone_on(training.update, before.estimator, fitting.X, _labels(task, fitting.y))
         calibration = NO_CALIBRATION if calibrating is None else calibrate(training, estimator, calibrating)
     return Learned(estimator, parameters, calibration, trials, left)
 
