@@ -20,8 +20,9 @@ from evergrow.errors import EvergrowError, SpecError
 
 if TYPE_CHECKING:
     from evergrow.integrations.loop_kubernetes import ModelObject
-    from evergrow.loop.book import Began, Ended, Entry
+    from evergrow.loop.book import Entry
     from evergrow.loop.ports import Book
+    from evergrow.loop.state import Training
     from evergrow.loop.tick import Loop
     from evergrow.spec import ContinualModel
     from evergrow.spec.model import LoopStatus
@@ -400,7 +401,7 @@ def _show(document: ContinualModel, environment: Environment, now: datetime, out
 
     entries, pid = book_of(environment, document.name).entries(), run_by(environment, document.name)
     found = summary(document, entries, now) | {"process": None if pid == os.getpid() else pid}
-    rows = [_row(*one) for one in trainings(entries)]
+    rows = [_row(one) for one in trainings(entries)]
     if output is Output.JSON:
         show({**found, "trainings": rows}, output, "")
         return
@@ -415,7 +416,7 @@ def summary(document: ContinualModel, book: Sequence[Entry], now: datetime) -> d
 
     retraining = document.spec.retraining
     began, last, rests = under_way(book), newest_decision(book), not_before(retraining, book)
-    ended = [line(one) for one in book if one.kind == "ended"]
+    ended = [line(one) for one in book if one.kind in ("ended", "sent-back")]
     due = next_scheduled(retraining, now)
     return {
         "model": document.name,
@@ -430,11 +431,14 @@ def summary(document: ContinualModel, book: Sequence[Entry], now: datetime) -> d
     }
 
 
-def _row(began: Began, ended: Ended | None) -> dict[str, Any]:
+def _row(training: Training) -> dict[str, Any]:
+    began, ended, back = training.began, training.ended, training.back
     if ended is None:
         told: dict[str, Any] = {"ended": None, "outcome": "under way", "version": None, "cpu_hours": 0.0, "reason": ""}
     else:
         told = ended.model_dump(mode="json", exclude={"kind", "number", "at"}) | {"ended": _short(ended.at)}
+    if back is not None:
+        told |= {"outcome": "sent back", "reason": back.reason}
     names = ("ended", "outcome", "version", "cpu_hours", "reason")
     return {"number": began.number, "began": _short(began.at), **{name: told[name] for name in names}}
 

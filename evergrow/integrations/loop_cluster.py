@@ -149,9 +149,9 @@ class ClusterWorld:
             outcome="failed", version=None, cpu_hours=hours, reason=f"run {run.id} {run.state}: {why}", at=run.ended
         )
 
-    def sent_back(self, version: int) -> Return | None:
+    def sent_back(self, version: int, since: datetime) -> Return | None:
         """By the ModelRollouts that there are."""
-        return Return.of(self.rollouts.attempts(self.document.name), version)
+        return Return.of(self.rollouts.attempts(self.document.name), version, since)
 
     @cached_property
     def _registry(self) -> Any:

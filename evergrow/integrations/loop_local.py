@@ -176,9 +176,9 @@ class LocalWorld:
         cpu_hours, reason = _hours(told.get("cpu_seconds", 0.0)), f"{verdict['outcome']}: {verdict['reason']}"
         return Result(outcome=outcome, version=told["version"], cpu_hours=cpu_hours, reason=reason)
 
-    def sent_back(self, version: int) -> Return | None:
+    def sent_back(self, version: int, since: datetime) -> Return | None:
         """By the rollouts of this machine."""
-        return Return.of(RolloutFiles(self.environment.home).attempts(self.document.name), version)
+        return Return.of(RolloutFiles(self.environment.home).attempts(self.document.name), version, since)
 
     # -- how --
 

@@ -67,7 +67,7 @@ class MemoryWorld:
         self.fails("trained")
         return Result(outcome=outcome, version=version, cpu_hours=0.5, reason=f"{outcome} as it was told to")
 
-    def sent_back(self, version: int) -> Return | None:
-        """As it was told to."""
+    def sent_back(self, version: int, since: datetime) -> Return | None:
+        """As it was told to, whenever its training was begun."""
         self.fails("sent back")
         return Return(at=self.returns[version], reason="harm") if version in self.returns else None

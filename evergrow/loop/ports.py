@@ -36,17 +36,21 @@ class Return(Value):
     reason: str = Field(description="the rollout's")
 
     @classmethod
-    def of(cls, attempts: Sequence[Attempt], version: int) -> Self | None:
+    def of(cls, attempts: Sequence[Attempt], version: int, since: datetime) -> Self | None:
         """What the newest rollout of a version came to; None: it promoted it, or has not ended on its own.
 
         Args:
             attempts: rollouts of the model, in the order in which they were asked for.
             version: the candidate.
+            since: when the training that made it was begun. What started earlier is of a training before it that made
+                the same version.
         """
         mine = [one.status for one in attempts if version in one.document.spec.candidates]
         if not mine or mine[-1].ended is None:
             return None
         last = mine[-1]
+        if last.started is None or last.started < since:
+            return None
         kept = last.phase == "Superseded" or last.winner == version
         return None if kept else cls(at=last.ended, reason=last.reason)
 
@@ -95,6 +99,6 @@ class World(Protocol):
         """
         ...
 
-    def sent_back(self, version: int) -> Return | None:
-        """Whether the newest rollout of a version has taken it back; None: it has not, or there was none."""
+    def sent_back(self, version: int, since: datetime) -> Return | None:
+        """Whether the newest rollout of a version has taken it back; None: it has not, or there was none since then."""
         ...

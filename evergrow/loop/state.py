@@ -23,15 +23,37 @@ def newest_decision(book: Sequence[Entry]) -> Retrain | None:
     return next((one.decision for one in reversed(book) if isinstance(one, Decided)), None)
 
 
-def trainings(book: Sequence[Entry]) -> Sequence[tuple[Began, Ended | None]]:
-    """Each that was begun, and how it ended; None: it has not."""
+@dataclass(frozen=True)
+class Training:
+    """What a book says of a training.
+
+    Attributes:
+        began: when it was begun.
+        ended: how it ended; None: it has not.
+        back: that a rollout took its version back; None: none is known to have done so.
+    """
+
+    began: Began
+    ended: Ended | None
+    back: SentBack | None
+
+    @property
+    def promoted(self) -> Ended | None:
+        """How it ended, if the gate has promoted its version."""
+        return self.ended if self.ended is not None and self.ended.outcome == "promoted" else None
+
+
+def trainings(book: Sequence[Entry]) -> Sequence[Training]:
+    """Each that was begun, in their order."""
     ended = {one.number: one for one in book if isinstance(one, Ended)}
-    return [(one, ended.get(one.number)) for one in book if isinstance(one, Began)]
+    back = {one.number: one for one in book if isinstance(one, SentBack)}
+    begun = [one for one in book if isinstance(one, Began)]
+    return [Training(one, ended.get(one.number), back.get(one.number)) for one in begun]
 
 
 def under_way(book: Sequence[Entry]) -> Began | None:
     """The training that was begun and has not ended."""
-    return next((began for began, ended in trainings(book) if ended is None), None)
+    return next((one.began for one in trainings(book) if one.ended is None), None)
 
 
 def to_begin(book: Sequence[Entry], now: datetime) -> Retrain | None:
@@ -100,20 +122,20 @@ def unheard(book: Sequence[Entry], now: datetime) -> bool:
 
 def trained(book: Sequence[Entry]) -> tuple[Trained, ...]:
     """Trainings as triggers know them."""
-    back = {one.number: one.at for one in book if isinstance(one, SentBack)}
     return tuple(
-        Trained(began.at)
-        if ended is None
-        else Trained(began.at, ended.at, ended.outcome, ended.cpu_hours, back.get(began.number))
-        for began, ended in trainings(book)
+        Trained(one.began.at)
+        if one.ended is None
+        else Trained(
+            one.began.at, one.ended.at, one.ended.outcome, one.ended.cpu_hours, one.back.at if one.back else None
+        )
+        for one in trainings(book)
     )
 
 
-def on_trial(book: Sequence[Entry]) -> Ended | None:
+def on_trial(book: Sequence[Entry]) -> Training | None:
     """The newest training whose version the gate has promoted, if no rollout is known to have taken that back."""
-    promoted = [one for one in book if isinstance(one, Ended) and one.outcome == "promoted"]
-    back = {one.number for one in book if isinstance(one, SentBack)}
-    return promoted[-1] if promoted and promoted[-1].number not in back else None
+    newest = next((one for one in reversed(trainings(book)) if one.promoted), None)
+    return newest if newest is not None and newest.back is None else None
 
 
 def requests(book: Sequence[Entry]) -> tuple[Request, ...]:
@@ -125,16 +147,14 @@ def requests(book: Sequence[Entry]) -> tuple[Request, ...]:
 def serving(book: Sequence[Entry], champion: Champion | None) -> Champion | None:
     """The champion, with the instants that the book has for it if a training of the loop made it.
 
-    A training on the same rows gives the same version: its data was cut when it was last trained so.
+    A training on the same rows gives the same version: its data was cut when it was last trained so. It serves since
+    the gate has promoted it first, or since a rollout did, which the registry knows.
     """
     if champion is None:
         return None
-    made = [
-        (began, ended)
-        for began, ended in trainings(book)
-        if ended is not None and ended.outcome == "promoted" and ended.version == champion.version
-    ]
-    return replace(champion, cut=made[-1][0].at, since=made[0][1].at) if made else champion
+    made = [one for one in trainings(book) if one.promoted and one.promoted.version == champion.version]
+    promoted = [one.promoted.at for one in made if one.promoted]
+    return replace(champion, cut=made[-1].began.at, since=max(champion.since, promoted[0])) if made else champion
 
 
 def history(

@@ -68,10 +68,11 @@ class Loop:
 
     def _look_back(self, now: datetime) -> None:
         """Write down that a rollout has taken back the version that was promoted last."""
-        promoted = on_trial(self.book.entries())
-        if promoted is None or promoted.version is None:
+        training = on_trial(self.book.entries())
+        promoted = training.promoted if training is not None else None
+        if training is None or promoted is None or promoted.version is None:
             return
-        back = self.world.sent_back(promoted.version)
+        back = self.world.sent_back(promoted.version, training.began.at)
         if back is not None and back.at <= now:
             at = max(promoted.at, back.at)
             self._write(SentBack(number=promoted.number, at=at, version=promoted.version, reason=back.reason))

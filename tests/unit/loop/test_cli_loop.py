@@ -15,7 +15,7 @@ from evergrow.cli.loop import line, next_scheduled, read_every, read_times
 from evergrow.environment import Environment
 from evergrow.errors import LoopError, SpecError
 from evergrow.integrations.loop_local import book_of, claimed, run_by
-from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Froze, Thawed
+from evergrow.loop.book import Asked, Began, BookFile, Decided, Ended, Froze, SentBack, Thawed
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
 from tests.unit.loop.conftest import Evergrow
@@ -156,6 +156,21 @@ def test_status_tells_of_trainings_freezes_and_challengers_that_keep_failing(
     book(home).append(Began(number=4, at=NOW + 4 * DAY, by=NOW + 4 * DAY))
     told = evergrow("loop", "status", "-f", file)
     assert "training 4 is under way since 2024-03-24 00:00" in told.out
+
+
+def test_status_tells_of_a_version_that_its_rollout_has_sent_back(evergrow: Evergrow, write: Write, home: Path) -> None:
+    file = write(triggers=[ASKED])
+    done = Ended(number=1, at=NOW + DAY, outcome="promoted", version=7, cpu_hours=0.1, reason="pass: loses less")
+    for entry in (Began(number=1, at=NOW, by=NOW), done):
+        book(home).append(entry)
+    before, row = evergrow("loop", "status", "-f", file), {"number": 1, "version": 7, "outcome": "promoted"}
+    assert "trained last: 2024-03-21 00:00 training 1 promoted, version 7" in before.out
+    book(home).append(SentBack(number=1, at=NOW + 3 * DAY, version=7, reason="it fails requests"))
+    after = evergrow("loop", "status", "-f", file)
+    assert "trained last: 2024-03-23 00:00 version 7 of training 1 is sent back: it fails requests" in after.out
+    found = json.loads(evergrow("loop", "status", "-f", file, "-o", "json").out)
+    assert found["fruitless"] == 1
+    assert found["trainings"][0].items() >= (row | {"outcome": "sent back", "reason": "it fails requests"}).items()
 
 
 def test_a_book_that_somebody_spoilt_is_told_with_the_line(evergrow: Evergrow, write: Write, home: Path) -> None:

@@ -228,7 +228,8 @@ def test_a_version_that_its_rollout_aborts_is_known_to_be_sent_back(cluster: Clu
     rollouts.create(ModelRollout(**document, spec=RolloutSpec(model=NAME, candidates=(1,))))
     cluster.tick(START + DAY + HOUR)
     assert "sent-back" not in kinds(cluster.entries()), "it has only begun"
-    status = RolloutStatus(phase=phase, winner=1 if phase == "Promoted" else None, ended=START + 2 * DAY, reason="harm")
+    winner, started, ended = 1 if phase == "Promoted" else None, START + DAY, START + 2 * DAY
+    status = RolloutStatus(phase=phase, winner=winner, started=started, ended=ended, reason="harm")
     rollouts.write(rollouts.attempts(NAME)[0], status)
     for day in (3, 4):
         cluster.tick(START + day * DAY)

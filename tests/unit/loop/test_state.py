@@ -16,6 +16,7 @@ from evergrow.loop.state import (
     status_of,
     to_begin,
     trained,
+    trainings,
     under_way,
     unheard,
     warning,
@@ -63,13 +64,15 @@ def sent_back(number: int, at: datetime) -> SentBack:
 
 def test_a_version_that_was_sent_back_counts_as_no_champion():
     book = tried("rejected", "promoted")
-    assert (fruitless(book), on_trial(book)) == (0, book[-1])
+    assert (fruitless(book), on_trial(book)) == (0, trainings(book)[1])
     book = [*book, sent_back(2, NOW + 3 * DAY)]
     assert (fruitless(book), on_trial(book)) == (2, None)
     assert trained(book)[1].sent_back == NOW + 3 * DAY
     assert status_of(DAILY, book, NOW + 3 * DAY).ended == "sent back: v1 loses less"
     again = [*book, Began(number=3, at=NOW + 5 * DAY, by=NOW), ended(3, NOW + 5 * DAY)]
-    assert (fruitless(again), on_trial(again)) == (0, again[-1])
+    assert (fruitless(again), on_trial(again)) == (0, trainings(again)[2])
+    refused = [*again, Began(number=4, at=NOW + 6 * DAY, by=NOW), ended(4, NOW + 6 * DAY, "rejected")]
+    assert on_trial(refused) == trainings(refused)[2], "its rollout goes on"
 
 
 def test_what_was_decided_and_not_begun_is_begun_once():
@@ -115,6 +118,12 @@ def test_a_champion_that_the_loop_made_has_the_instants_of_the_book():
     assert serving(tried("rejected"), old) == old
     book = [Began(number=1, at=NOW, by=NOW), ended(1, NOW + DAY)]
     assert serving(book, old) == Champion(1, cut=NOW, since=NOW + DAY)
+
+
+def test_a_champion_that_its_rollout_has_promoted_serves_since_then():
+    book = [Began(number=1, at=NOW, by=NOW), ended(1, NOW + DAY)]
+    took_over = NOW + 3 * DAY
+    assert serving(book, Champion(1, cut=NOW, since=took_over)) == Champion(1, cut=NOW, since=took_over)
 
 
 def test_a_champion_trained_again_on_the_same_rows_is_no_older_than_them():

@@ -160,10 +160,10 @@ def test_it_decides_as_somebody_would_by_hand(endings, spoken, returns) -> None:
     book = ran(spoken, endings=endings, returns=returns)
     champion, done = None, []
     said = sorted(spoken, key=lambda one: one.at)
-    numbers = {began.number: (began, ended) for began, ended in trainings(book)}
+    begun = {one.began.number: one.began.at for one in trainings(book)}
     for entry in book:
         if isinstance(entry, Ended):
-            started = numbers[entry.number][0].at
+            started = begun[entry.number]
             done.append(Trained(started, entry.at, entry.outcome, entry.cpu_hours))
             if entry.outcome == "promoted":
                 champion = Champion(entry.version or 0, started, entry.at)
