@@ -48,6 +48,7 @@ from evergrow.spec.policies import PolicySet, Recommend
 PAGE = Path(__file__).parents[1] / "docs/explanation/book-of-policies.md"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 DAYS, ROWS, SEEDS = 365, 120, 2
+SIZE = f"{SEEDS} seeds of {DAYS} days"
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "still": ("nothing changes", {}),
@@ -130,32 +131,24 @@ Found = Mapping[str, Mean]
 
 @dataclass(frozen=True)
 class Part:
-    """Some of what a policy says, tried in some worlds.
+    """Some of what a policy says, tried in every world.
 
     Attributes:
         name: of the part.
         tried: its PolicySet.
-        down: the choice whose options are a table's rows.
-        across: choices whose options are the columns of a world's table; none: worlds are the columns of one table.
-        worlds: by name.
+        down: the choice whose options are the rows of a world's table.
+        across: choices whose options are its columns; none: there is one table, whose rows are the worlds and whose
+            columns are the options of `down`.
         brackets: what a cell has in brackets.
         against: pairs of policies for the figures, with what is compared: excess loss of the first over the second's.
-        seeds: how often each world is drawn, at most SEEDS.
     """
 
     name: str
     tried: Mapping[str, Any]
     down: str
     across: Sequence[str]
-    worlds: Sequence[str]
     brackets: Callable[[Mean], str]
     against: Sequence[tuple[str, str, str]] = ()
-    seeds: int = SEEDS
-
-    @property
-    def size(self) -> str:
-        """For people."""
-        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''} of {DAYS} days"
 
 
 WINDOWS = Part(
@@ -187,7 +180,6 @@ WINDOWS = Part(
     },
     down="when",
     across=("window",),
-    worlds=tuple(WORLDS),
     brackets=lambda mean: f"{mean.trainings:.0f}",
 )
 UPDATES = Part(
@@ -216,7 +208,6 @@ UPDATES = Part(
     },
     down="update",
     across=("when", "gate"),
-    worlds=("still", "sudden", "recurring", "labels"),
     brackets=lambda mean: f"{mean.promoted:.0f}",
     against=(
         ("warm starts over refits", "trees-warm-start/weekly/lenient", "trees-refit/weekly/lenient"),
@@ -255,7 +246,6 @@ ROLLOUTS = Part(
     },
     down="rollout",
     across=(),
-    worlds=("still", "sudden", "recurring", "labels"),
     brackets=lambda mean: (
         f"{mean.taken_over:.0f} of {mean.rollouts:.0f}, {mean.aborted:.0f} aborted" if mean.rollouts else ""
     ),
@@ -264,7 +254,6 @@ ROLLOUTS = Part(
         ("a shadow over single", "shadow", "single"),
         ("a canary over single", "canary", "single"),
     ),
-    seeds=1,
 )
 PARTS = (WINDOWS, UPDATES, ROLLOUTS)
 
@@ -306,15 +295,15 @@ class Year:
     least: float
 
 
-def replayed(world: World, parts: Sequence[Part]) -> list[Year]:
-    """All policies of some parts in one world; what they have in common is done once."""
+def replayed(world: World) -> list[Year]:
+    """All policies of all parts in one world; what they have in common is done once."""
     frame = draw(world)
     names = [name for name in frame.columns if name not in (EVENT_TIMESTAMP, KNOWN_AT, LABEL, TRUTH)]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         past = Past.of("binary-classification", LABEL, names, frame.drop(columns=TRUTH), timedelta(0))
         past.save(folder / PAST)
-        return [_year(part, frame, folder) for part in parts]
+        return [_year(part, frame, folder) for part in PARTS]
 
 
 def _year(part: Part, frame: pd.DataFrame, folder: Path) -> Year:
@@ -326,13 +315,12 @@ def _year(part: Part, frame: pd.DataFrame, folder: Path) -> Year:
 
 
 def run() -> list[Result]:
-    """Every world, several seeds each, under every part that it has; rows for the figures, and the page's tables."""
-    years: dict[str, dict[str, list[Year]]] = {part.name: {name: [] for name in part.worlds} for part in PARTS}
+    """Every world, several seeds each; rows for the figures, and the page's tables."""
+    years: dict[str, dict[str, list[Year]]] = {part.name: {name: [] for name in WORLDS} for part in PARTS}
     for name, (_, changes) in WORLDS.items():
         for seed in range(SEEDS):
-            parts = [part for part in PARTS if name in part.worlds and seed < part.seeds]
             world = World(seed=seed, days=DAYS, rows=ROWS, **changes)
-            for part, year in zip(parts, replayed(world, parts), strict=True):
+            for part, year in zip(PARTS, replayed(world), strict=True):
                 years[part.name][name].append(year)
     found = {part: {name: means(seeds) for name, seeds in worlds.items()} for part, worlds in years.items()}
     write(PAGE, found)
@@ -358,7 +346,7 @@ def _mean(ones: Sequence[Standing], least: float) -> Mean:
 
 
 def write(page: Path, found: Mapping[str, Mapping[str, Found]]) -> None:
-    """Put the tables of all worlds between a page's markers, and then those of which worlds are columns.
+    """Put the tables of all worlds between a page's markers, and then those of which worlds are rows.
 
     Args:
         page: in Markdown.
@@ -370,32 +358,45 @@ def write(page: Path, found: Mapping[str, Mapping[str, Found]]) -> None:
     for name, (told, _) in WORLDS.items():
         lines += [f"### {name}", "", f"{told[0].upper()}{told[1:]}.", ""]
         for part in PARTS:
-            if part.across and name in part.worlds:
-                lines += [*table(part, {name: found[part.name][name]}), ""]
+            if part.across:
+                lines += [*table(part, found[part.name][name]), ""]
     for part in PARTS:
         if not part.across:
-            lines += [f"## The {part.name}", "", *table(part, found[part.name]), ""]
+            lines += [f"## The {part.name}", "", *table_of_worlds(part, found[part.name]), ""]
     page.write_text("\n".join([f"{before}{START}", *lines, f"{END}{rest.partition(END)[2]}"]), encoding="utf-8")
 
 
-def table(part: Part, worlds: Mapping[str, Found]) -> list[str]:
-    """A part's table: loss above the truth's, and in brackets what the part has there; the best of a world is bold.
+def table(part: Part, found: Found) -> list[str]:
+    """A world's table: loss above the truth's, and in brackets what the part has there; the best is bold.
 
     Args:
-        part: what was tried.
-        worlds: one, or several if the part has nothing across.
+        part: what was tried, with something across.
+        found: by policy.
     """
-    options, choices = list(part.tried["choices"][part.down]), list(part.tried["choices"])
+    choices, options = list(part.tried["choices"]), list(part.tried["choices"][part.down])
     across = list(product(*(part.tried["choices"][choice] for choice in part.across)))
-    heads = [", ".join(column) or world for world in worlds for column in across]
-    lines = [f"| {part.down} | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    rows = []
     for option in options:
-        cells = []
-        for found, column in product(worlds.values(), across):
-            chosen = {part.down: option, **dict(zip(part.across, column, strict=True))}
-            cells.append(_cell(part, found, "/".join(chosen[choice] for choice in choices)))
-        lines.append(f"| {option} | {' | '.join(cells)} |")
-    return lines
+        chosen = [{part.down: option, **dict(zip(part.across, column, strict=True))} for column in across]
+        policies = ["/".join(one[choice] for choice in choices) for one in chosen]
+        rows.append([option, *(_cell(part, found, policy) for policy in policies)])
+    return _lines([part.down, *(", ".join(column) for column in across)], rows)
+
+
+def table_of_worlds(part: Part, worlds: Mapping[str, Found]) -> list[str]:
+    """All worlds in one table, as above; the best of each is bold.
+
+    Args:
+        part: what was tried, with nothing across.
+        worlds: what was found in each.
+    """
+    options = list(part.tried["choices"][part.down])
+    rows = [[world, *(_cell(part, found, option) for option in options)] for world, found in worlds.items()]
+    return _lines(["world", *options], rows)
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _cell(part: Part, found: Found, policy: str) -> str:
@@ -414,7 +415,7 @@ def _best(name: str, found: Found) -> Result:
         f"world {name}: excess loss of the best policy over that of monthly on everything",
         one.loss / reference.loss, "×", "stated", holds=True,
         detail=f"{best} {one.loss:.4f} with {one.trainings:.0f} trainings, monthly on everything "
-        f"{reference.loss:.4f} with {reference.trainings:.0f}; above the truth's own loss, {WINDOWS.size}",
+        f"{reference.loss:.4f} with {reference.trainings:.0f}; above the truth's own loss, {SIZE}",
     )  # fmt: skip
 
 
@@ -428,5 +429,5 @@ def _compared(part: Part, worlds: Mapping[str, Found]) -> Iterator[Result]:
         yield Result(
             f"{part.name}: excess loss of {told}, geometric mean of {len(ratios)} worlds",
             float(np.exp(np.mean(np.log(list(ratios.values()))))), "×", "stated", holds=True,
-            detail=f"{one} over {other}: {each}; {part.size}",
+            detail=f"{one} over {other}: {each}; {SIZE}",
         )  # fmt: skip

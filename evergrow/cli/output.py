@@ -13,8 +13,13 @@ import typer
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+    from rich.table import Table
 
     from evergrow.journal import Event
+
+
+UNBOUNDED = 100_000
+"""Columns of what is no terminal."""
 
 
 class Output(StrEnum):
@@ -37,13 +42,25 @@ def show_table(rows: Sequence[Mapping[str, Any]], output: Output, empty: str) ->
     if output is Output.JSON or not rows:
         show(rows, output, empty)
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    print_whole(table)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table of which nothing is cut off: a terminal folds what is too long, a file or pipe has lines as long
+    as they are."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = UNBOUNDED
+    console.print(table)
 
 
 class Steps:

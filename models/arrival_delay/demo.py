@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from evergrow.cli.output import print_whole
 from evergrow.cli.pipelines import Pipeline, run_pipeline
 from evergrow.cli.serving import call, fields
 from evergrow.contracts import EVENT_TIMESTAMP, instant
@@ -197,7 +198,6 @@ def where(
 
 def show(lines: Figures) -> None:
     """Print names and values in two columns."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -205,7 +205,7 @@ def show(lines: Figures) -> None:
     table.add_column(overflow="fold")
     for name, value in lines:
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    print_whole(table)
 
 
 if __name__ == "__main__":
