@@ -1,4 +1,4 @@
-"""Run benchmarks, print a table of what each should reach, and keep results.json and the README's figures current.
+"""Run benchmarks, print a table of what each should reach, and keep results.json and the pages with figures current.
 
 python -m benchmarks [--only NAME] [--list]
 """
@@ -20,16 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
+from benchmarks import figures
 from benchmarks.measure import Result, Skipped
 
 RESULTS = Path(__file__).with_name("results.json")
-README = Path(__file__).parent.parent / "README.md"
-START, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 def modules() -> list[str]:
     """The benchmarks there are: modules of this package that define `run`."""
-    names = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "measure")]
+    names = [
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "figures", "measure")
+    ]
     return [n for n in names if "def run(" in (Path(__file__).parent / f"{n}.py").read_text()]
 
 
@@ -57,36 +58,11 @@ def known() -> list[dict[str, object]]:
     return rows
 
 
-def number(value: float) -> str:
-    """Three significant digits, thousands grouped."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def figures(rows: list[dict[str, object]]) -> str:
-    """The README's table."""
-    lines = ["| what | measured | should reach | holds | reproduce with |", "|---|---|---|---|---|"]
-    for row in rows:
-        value = f"{number(float(str(row['value'])))} {row['unit']}".strip()
-        detail = f"<br><sub>{row['detail']}</sub>" if row["detail"] else ""
-        holds = "yes" if row["holds"] else "**no**"
-        lines.append(f"| {row['name']}{detail} | {value} | {row['reach']} | {holds} | `{row['command']}` |")
-    machines = sorted({f"{row['machine']} ({row['measured']})" for row in rows})
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
-
-
-def write_readme(rows: list[dict[str, object]]) -> None:
-    """Put the table between the README's markers."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{START}\n{figures(rows)}\n{END}{after}", encoding="utf-8")
-
-
 def show(rows: list[Result]) -> None:
     """Print the results."""
     table = Table("what", "measured", "should reach", "holds", "detail")
     for r in rows:
-        table.add_row(r.name, f"{number(r.value)} {r.unit}", r.reach, "yes" if r.holds else "[red]no", r.detail)
+        table.add_row(r.name, f"{figures.number(r.value)} {r.unit}", r.reach, "yes" if r.holds else "[red]no", r.detail)
     Console().print(table)
 
 
@@ -113,7 +89,7 @@ def main() -> int:
         # Read only now: another benchmark may have ended meanwhile.
         rows = record(name, results, known())
         RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_readme(known())
+    figures.write(known())
     show(measured)
     return 0 if all(r.holds for r in measured) else 1
 

@@ -3,6 +3,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as harness
+from benchmarks import figures
 from benchmarks.measure import Result, alternate, cpu_of, ratio
 
 
@@ -36,15 +37,29 @@ def test_a_new_measurement_replaces_the_old_one_of_its_benchmark_only():
     both = harness.record("serve", [Result("b", 1, "×", "≤ 2", True)], first)
     again = harness.record("join", [Result("a", 3, "×", "≤ 2", False, "detail")], both)
     assert [(r["name"], r["value"]) for r in again] == [("a", 3), ("b", 1)]
-    assert "| a<br><sub>detail</sub> | 3 × | ≤ 2 | **no** | `make bench ONLY=join` |" in harness.figures(again)
+    assert "| a<br><sub>detail</sub> | 3 × | ≤ 2 | **no** | `make bench ONLY=join` |" in figures.table(again)
 
 
-def test_the_readme_keeps_what_is_around_the_figures(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- figures -->\nyesterday\n<!-- /figures -->\nafter\n")
-    monkeypatch.setattr(harness, "README", readme)
-    harness.write_readme(harness.record("join", [Result("a", 1, "×", "≤ 2", True)], []))
-    text = readme.read_text()
+def rows(*names, short=()):
+    return harness.record("join", [Result(name, 1, "×", "≤ 2", name not in short) for name in names], [])
+
+
+def test_a_page_keeps_what_is_around_the_figures():
+    text = figures.between_markers("before\n<!-- figures -->\nyesterday\n<!-- /figures -->\nafter\n", rows("a"))
     assert text.startswith("before\n<!-- figures -->\n| what")
     assert text.endswith("<!-- /figures -->\nafter\n")
     assert "yesterday" not in text
+
+
+def test_in_short_are_headlines_in_their_order_and_whatever_falls_short():
+    first, second = figures.HEADLINES[:2]
+    found = rows("other", second, "bad", first, short=("bad", second))
+    assert [row["name"] for row in figures.in_short(found)] == [first, second, "bad"]
+
+
+def test_every_headline_was_measured_and_both_pages_show_what_was():
+    found = harness.known()
+    assert set(figures.HEADLINES) <= {row["name"] for row in found}
+    for page, shown in ((figures.README, figures.in_short(found)), (figures.PAGE, found)):
+        text = page.read_text(encoding="utf-8")
+        assert figures.between_markers(text, shown) == text

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from benchmarks import __main__ as harness
-from benchmarks import on_cluster_latency, on_cluster_rollout, on_cluster_steps
+from benchmarks import figures, on_cluster_latency, on_cluster_rollout, on_cluster_steps
 from benchmarks.measure import Result, Skipped
 from benchmarks.on_cluster import PATH, Address, Installed, until
 from benchmarks.on_cluster_latency import Latency
@@ -329,11 +329,12 @@ def test_what_is_skipped_keeps_what_was_measured_before(monkeypatch, tmp_path, c
             raise Skipped("no cluster")
 
     kept = harness.record("on_cluster_steps", [Result("a", 1, "s", "≤ 2", True)], [])
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
+    results, pages = tmp_path / "results.json", (tmp_path / "README.md", tmp_path / "figures.md")
     results.write_text(json.dumps(kept))
-    readme.write_text("<!-- figures --><!-- /figures -->")
     monkeypatch.setattr(harness, "RESULTS", results)
-    monkeypatch.setattr(harness, "README", readme)
+    for name, page in zip(("README", "PAGE"), pages, strict=True):
+        page.write_text("<!-- figures --><!-- /figures -->")
+        monkeypatch.setattr(figures, name, page)
     monkeypatch.setattr(harness.importlib, "import_module", lambda name: Skipping)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "on_cluster_steps"])
     assert harness.main() == 0
