@@ -53,8 +53,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], output: Output, empty: str) ->
 
 
 def print_whole(table: Table) -> None:
-    """Print a table of which nothing is cut off: a terminal folds what is too long, a file or pipe has lines as long
-    as they are."""
+    """Print a table of which nothing is cut off: a terminal folds what is too long, elsewhere lines are that long."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -102,12 +102,20 @@ class KubeflowRuns:
 
     def runs(self, limit: int = 20) -> list[SubmittedRun]:
         """The environment's newest runs that were submitted, newest first."""
+        return self._newest(limit)
+
+    def find(self, name: str) -> SubmittedRun | None:
+        """The newest run that is still known whose name begins so, however many came after it."""
+        return next((run for run in self._newest(20, display_name=name) if run.name.startswith(name)), None)
+
+    def _newest(self, limit: int, **parts: str) -> list[SubmittedRun]:
+        """Runs that were submitted to the environment, and whose fields contain these texts."""
         listed = self.kubeflow.call(
             self._api.run_service_list_runs,
             namespace=self.kubeflow.namespace,
             page_size=limit,
             sort_by="created_at desc",
-            filter=containing(description=described(self.kubeflow.place.name)),
+            filter=containing(description=described(self.kubeflow.place.name), **parts),
         )
         return [self._run(run) for run in listed.runs or []]
 

@@ -8,7 +8,7 @@ A training is a run of the environment's, submitted by what it is of: asked for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -48,8 +48,8 @@ class Runs(Protocol):
         """Start a run, or find the one that does or did the same."""
         ...
 
-    def runs(self) -> Sequence[SubmittedRun]:
-        """All runs that are still known, newest first."""
+    def find(self, name: str) -> SubmittedRun | None:
+        """The newest run that is still known whose name begins so."""
         ...
 
     def why(self, run_id: str) -> str:
@@ -161,8 +161,7 @@ class ClusterWorld:
 
     def _submitted(self, now: datetime) -> SubmittedRun | None:
         """The run that was submitted as of an instant, whatever the document was then."""
-        name = f"training {self.document.name} as of {written(now)} ({REASON})"
-        return next((run for run in self.runs.runs() if run.name.startswith(name)), None)
+        return self.runs.find(f"training {self.document.name} as of {written(now)} ({REASON})")
 
     def _cpu_hours(self, run: SubmittedRun) -> float:
         """What trainings of the model used while the run was under way."""

@@ -59,6 +59,10 @@ class PodRuns:
         runs = [run_of(each) for each in found if PIPELINE in each["metadata"].get("labels", {})]
         return sorted(runs, key=lambda run: str(run.created), reverse=True)
 
+    def find(self, name: str) -> SubmittedRun | None:
+        """The newest run that is still known whose name begins so."""
+        return next((run for run in self.runs() if run.name.startswith(name)), None)
+
     def get(self, name: str) -> SubmittedRun:
         """A run by its Job's name.
 

@@ -11,7 +11,7 @@ from evergrow.loop.book import Asked, Began, Decided, Ended, Entry, Froze, Said,
 from evergrow.spec.model import LoopStatus
 from evergrow.spec.retraining import Retraining
 from evergrow.triggers.decide import Retrain
-from evergrow.triggers.history import Champion, History, Instants, Look, Request, Trained
+from evergrow.triggers.history import Champion, History, Instants, Look, Request, Trained, in_vain
 from evergrow.triggers.restraint import wait
 
 FRUITLESS = 3
@@ -182,8 +182,7 @@ def history(
 
 def fruitless(book: Sequence[Entry]) -> int:
     """How many trainings in a row have brought no champion, up to the last that ended."""
-    ended = [one for one in trained(book) if one.ended is not None]
-    return len(list(takewhile(lambda one: one.fruitless, reversed(ended))))
+    return in_vain(trained(book))
 
 
 def not_before(retraining: Retraining, book: Sequence[Entry]) -> datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Literal, Self
 
 import numpy as np
@@ -67,6 +68,12 @@ class Trained:
     def fruitless(self) -> bool:
         """Whether it has ended and brought no champion: by the gate, or by what became of its version in service."""
         return self.ended is not None and (self.outcome != "promoted" or self.sent_back is not None)
+
+
+def in_vain(trained: Sequence[Trained]) -> int:
+    """How many trainings in a row have brought no champion, up to the last that ended."""
+    ended = [one for one in trained if one.ended is not None]
+    return sum(1 for _ in takewhile(lambda one: one.fruitless, reversed(ended)))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from evergrow.spec.base import write_duration
 from evergrow.spec.retraining import WEEKDAYS, Budget, QuietHours, Retraining
-from evergrow.triggers.history import History, Trained
+from evergrow.triggers.history import History, Trained, in_vain
 
 
 def withheld(retraining: Retraining, history: History, now: datetime, *, asked: bool) -> str:
@@ -45,8 +44,7 @@ def wait(retraining: Retraining, trained: Sequence[Trained]) -> timedelta:
     [1, 1, 2, 3]
     """
     pause, longest = retraining.cooldown, max(retraining.longest, retraining.cooldown)
-    ended = [one for one in trained if one.ended is not None]
-    for _ in takewhile(lambda one: one.fruitless, reversed(ended)):
+    for _ in range(in_vain(trained)):
         pause = min(2 * pause, longest)
     return pause
 

@@ -213,6 +213,23 @@ def test_what_does_not_change_what_a_run_does_does_not(runs):
     assert runs.submit(dataclasses.replace(SUBMISSION, environment=changed(pullPolicy="Always"))).id == first.id
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "SUCCEEDED", "FAILED"])
+def test_a_run_is_found_by_its_name_however_it_ended_and_however_many_came_after_it(server, runs, state):
+    name = "training delays as of 2013-10-01T00:00Z (loop)"
+    elsewhere = dataclasses.replace(SUBMISSION, environment=PLACE.model_copy(update={"name": "staging"}))
+    runs.submit(dataclasses.replace(elsewhere, reason="loop"))
+    assert runs.find(name) is None
+    first = runs.submit(dataclasses.replace(SUBMISSION, reason="loop"))
+    server.becomes(state)
+    for hours in range(1, 31):
+        runs.submit(dataclasses.replace(SUBMISSION, as_of=AS_OF + timedelta(hours=hours), reason="loop"))
+    found = runs.find(name)
+    assert found is not None
+    assert found.id == first.id
+    assert first.id not in [run.id for run in runs.runs()]
+    assert runs.find("training delays as of 2013-10-01T00:00Z (manual)") is None
+
+
 def test_a_run_is_submitted_all_the_same_if_that_is_wanted(runs):
     assert runs.submit(SUBMISSION).id != runs.submit(SUBMISSION, again=True).id
 

@@ -70,6 +70,16 @@ def test_the_same_submission_finds_the_run_there_is(runs, cluster):
     assert len(cluster.names(JOB)) == 1
 
 
+def test_a_run_is_found_by_its_name_however_it_ended(runs, cluster):
+    name = f"training {document().name} as of 2013-10-01T00:00Z (manual)"
+    assert runs.find(name) is None
+    first = runs.submit(submission())
+    end(cluster, first.id, "Failed")
+    runs.submit(submission(OCTOBER + timedelta(hours=1)))
+    assert runs.find(name).id == first.id
+    assert runs.find(name.replace("manual", "loop")) is None
+
+
 def test_a_materialization_that_succeeded_is_run_anew_and_one_under_way_is_not(runs, cluster):
     first = runs.submit(submission(pipeline="materialization"))
     assert runs.submit(submission(pipeline="materialization")).id == first.id

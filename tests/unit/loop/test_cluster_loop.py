@@ -102,11 +102,14 @@ class Runs:
     def submit(self, submission: Submission) -> SubmittedRun:
         return self.fate(lambda: self._submit(submission))
 
-    def runs(self) -> Sequence[SubmittedRun]:
-        return self.fate(lambda: [self._run(one) for one in reversed(self.submitted)])
+    def find(self, name: str) -> SubmittedRun | None:
+        return self.fate(lambda: self._find(name))
 
     def why(self, run_id: str) -> str:
         return "the source is gone"
+
+    def _find(self, name: str) -> SubmittedRun | None:
+        return next((self._run(one) for one in reversed(self.submitted) if one.name.startswith(name)), None)
 
     def _submit(self, submission: Submission) -> SubmittedRun:
         if submission.identity not in {one.identity for one in self.submitted}:
