@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,7 @@ def render(results: Results, found: Comparison, what_if: WhatIf) -> str:
         results=results,
         found=found,
         what_if=what_if,
+        supposed=_yaml(what_if.spec) if what_if.spec else "",
         first=instant_of(found.days[0] * DAY),
         last=instant_of(found.days[1] * DAY),
         reference=standings[found.reference],
@@ -69,7 +70,11 @@ def shown(found: Comparison) -> list[str]:
 
 def pasted(one: Recommendation) -> str:
     """What to merge into the document to have a policy, YAML."""
-    return yaml.safe_dump({"spec": _plain(one.patch)}, sort_keys=False)
+    return _yaml(one.patch)
+
+
+def _yaml(patch: Mapping[str, object]) -> str:
+    return yaml.safe_dump({"spec": _plain(patch)}, sort_keys=False)
 
 
 def _plain(value: object) -> object:

@@ -66,7 +66,7 @@ def merged(target: Any, patch: Any) -> Any:
 def _policy(model: ContinualModel, tried: PolicySet, chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Policy:
     options = {choice: name for choice, (name, _) in chosen.items()}
     patch: Mapping[str, Any] = tried.base
-    for _, change in chosen.values():
+    for change in [*(change for _, change in chosen.values()), tried.what_if.spec]:
         # Of two options that say something of the same key the later one counts; null stays, to take a key away.
         patch = _both(patch, change)
     document = model.dump()

@@ -115,7 +115,7 @@ def joined(model: ContinualModel, tried: PolicySet, folder: Path, out: Path, sha
     if wrong or sum(len(one.results) for one in shares) != len(every):
         told = f"{len(wrong)} of {len(every)} policies were not replayed" if wrong else "policies were replayed twice"
         raise DataError(f"{model.name}: {told}{f': {wrong[0]}' if wrong else ''}", hint="run the backtest again")
-    results = _results(model, tried, setting, [found[policy.name] for policy in every])
+    results = _results(every[0].document, tried, setting, [found[policy.name] for policy in every])
     results.save(out)
     return Ran(results, summed([one.spent for one in shares]))
 
@@ -142,11 +142,14 @@ def checked(model: ContinualModel, tried: PolicySet) -> list[Policy]:
     """All policies of a set, each of which can be replayed.
 
     Raises:
-        SpecError: one is no document, or goes by what is not replayed; names it.
+        SpecError: one is no document, goes by what is not replayed, or has money of its own; names it.
     """
     every = policies(model, tried)
     for policy in every:
         check(policy)
+        if policy.document.spec.monitoring.worth != every[0].document.spec.monitoring.worth:
+            told = f"must be that of policy {every[0].name}, or money could not be compared"
+            raise SpecError(f"policy {policy.name}: spec.monitoring.worth: {told}", hint="say it in `base`")
     return every
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evergrow.backtest.compare import Comparison, Standing
     from evergrow.backtest.run import Progress
     from evergrow.backtest.work import Spending
+    from evergrow.spec.base import Part
     from evergrow.spec.policies import PolicySet
 
 SHOWN = 15
@@ -41,7 +42,10 @@ def backtest(
     ] = None,
     what_if: Annotated[
         list[str] | None,
-        typer.Option(help="labelDelay=14d, takes=6h or cpuHoursPerMillionRows=2: as if it had been so. Repeatable."),
+        typer.Option(
+            help="labelDelay=14d, takes=6h, cpuHoursPerMillionRows=2, or a key of every policy's spec, such as "
+            "retraining.budget.trainings=1: as if it had been so. Repeatable."
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that work. Default: as many as there are CPUs.")
@@ -57,6 +61,8 @@ def backtest(
       evergrow backtest -f model.yaml --policies policies.yaml
 
       evergrow backtest -f model.yaml --policies policies.yaml --as-of 2014-01-03 --what-if labelDelay=14d
+
+      evergrow backtest -f model.yaml --policies policies.yaml --what-if retraining.budget.trainings=1
 
       evergrow backtest -f model.yaml --policies policies.yaml --world world.yaml -o json | jq .recommended
     """
@@ -92,26 +98,41 @@ def supposed(tried: PolicySet, what_if: Sequence[str]) -> PolicySet:
     Raises:
         SpecError: names the word that is none, and those there are.
     """
+    from evergrow.backtest.policies import merged
     from evergrow.errors import SpecError
     from evergrow.spec import parse
+    from evergrow.spec.model import ModelSpec
     from evergrow.spec.policies import PolicySet, WhatIf
 
     changed: dict[str, Any] = dict(tried.what_if.dump())
     for word in what_if:
-        key, separator, value = word.partition("=")
-        if not separator or key not in changed:
-            known = ", ".join(str(field.alias) for field in WhatIf.model_fields.values())
-            raise SpecError(f"--what-if: must be one of {known}, as key=value, found {word!r}")
-        changed[key] = float(value) if isinstance(changed[key], float) and _is_number(value) else value
+        key, separator, text = word.partition("=")
+        first, *others = key.split(".")
+        alone = key != "spec" and key in changed
+        if not separator or not (alone or (others and first in _keys(ModelSpec))):
+            known = ", ".join(name for name in _keys(WhatIf) if name != "spec")
+            told = f"must be one of {known}, or a key of spec such as retraining.budget.trainings, as key=value"
+            raise SpecError(f"--what-if: {told}, found {word!r}")
+        value = _scalar(text)
+        for name in reversed(others):
+            value = {name: value}
+        changed = merged(changed, {key: value} if alone else {"spec": {first: value}})
     return parse({**tried.dump(), "whatIf": changed}, "--what-if", PolicySet)
 
 
-def _is_number(text: str) -> bool:
+def _keys(part: type[Part]) -> list[str]:
+    return [str(field.alias) for field in part.model_fields.values()]
+
+
+def _scalar(text: str) -> Any:
+    """A number, true or false, or text, as YAML has it."""
+    import yaml
+
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, bool | int | float | str) else text
 
 
 def _past(file: Path, world: Path | None, as_of: str | None, tried: PolicySet, said: Any) -> Path:

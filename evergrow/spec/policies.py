@@ -29,6 +29,8 @@ class WhatIf(Part):
     cpu_hours_per_million_rows: Annotated[float, Field(ge=0)] = 0.0
     """What a training costs in budgets and in money, by the rows it is fitted on. What it took here is measured, too,
     but decides nothing: it is another on every machine."""
+    spec: Patch = {}  # noqa: RUF012 - frozen
+    """Of every policy, whatever its options say: a budget, what predictions are worth, prices."""
 
 
 class Recommend(Part):

@@ -109,7 +109,8 @@ def test_a_simulated_world_takes_the_place_of_the_past(backtest, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--what-if", "labeldelay=3d"), "must be one of labelDelay, takes, cpuHoursPerMillionRows, as key=value"),
+        (("--what-if", "labeldelay=3d"), "must be one of labelDelay, takes, cpuHoursPerMillionRows, or a key of spec"),
+        (("--what-if", "retraining.budget.trainings=0"), "spec.retraining.budget.trainings"),
         (("--what-if", "labelDelay=soon"), 'whatIf.labelDelay: must be a duration such as "30d"'),
         (("--what-if", "cpuHoursPerMillionRows=-1"), "whatIf.cpuHoursPerMillionRows"),
         (("--world", "nowhere.yaml"), "nowhere.yaml: cannot be read"),

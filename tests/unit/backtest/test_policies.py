@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from evergrow.backtest.policies import merged, policies, reference
 from evergrow.backtest.replay import check
+from evergrow.backtest.run import checked
+from evergrow.cli.backtest import supposed
 from evergrow.errors import SpecError
 from evergrow.spec import load, parse
 from evergrow.spec.policies import PolicySet
@@ -71,6 +73,44 @@ def test_the_base_is_of_every_policy_and_options_come_after_it():
     found = {one.name: one.document.spec.evaluation for one in policies(small_document(), tried)}
     assert {evaluation.holdout.days for evaluation in found.values()} == {6}
     assert (found["old/all/strict"].gate.margin, found["old/all/open"].gate.margin) == (1.0, -0.05)
+
+
+def test_what_is_supposed_of_every_policy_comes_after_its_options_and_is_in_what_to_merge():
+    supposed = {"evaluation": {"gate": {"margin": 0.5}}, "retraining": {"budget": {"trainings": 1}}}
+    found = policies(small_document(), policy_set(whatIf={"spec": supposed}))
+    assert {one.document.spec.evaluation.gate.margin for one in found} == {0.5}
+    assert {one.document.spec.retraining.budget.trainings for one in found} == {1}
+    assert all(one.patch["retraining"]["budget"] == {"trainings": 1} for one in found)
+    assert len({one.document.spec.retraining.triggers for one in found}) == len(WHEN)
+
+
+WORTH = {"monitoring": {"worth": {"currency": "EUR", "truePositive": 2}}}
+
+
+def test_money_is_the_same_of_all_policies_or_they_are_refused():
+    one = {"plain": {}, "dear": {"monitoring": {"worth": {"truePositive": 3}}}}
+    with pytest.raises(SpecError, match=r"policy dear: spec.monitoring.worth: must be that of policy plain"):
+        checked(small_document(), policy_set(base=WORTH, choices={"money": one}))
+    found = checked(small_document(), policy_set(base=WORTH))
+    assert {policy.document.spec.monitoring.worth.currency for policy in found} == {"EUR"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["labelDelay=14d"], {"labelDelay": "14d"}),
+        (["cpuHoursPerMillionRows=2"], {"cpuHoursPerMillionRows": 2.0}),
+        (
+            ["retraining.budget.trainings=1", "retraining.budget.per=90d", "takes=6h"],
+            {"takes": "6h", "spec": {"retraining": {"budget": {"trainings": 1, "per": "90d"}}}},
+        ),
+        (["monitoring.worth.prices.cpuHour=0.5"], {"spec": {"monitoring": {"worth": {"prices": {"cpuHour": 0.5}}}}}),
+    ],
+)
+def test_what_is_supposed_on_the_command_line_is_added_to_what_the_set_supposes(said, expected):
+    before = {"takes": "2h", "spec": {"evaluation": {"holdout": "6d"}}}
+    wanted = merged(before, expected)
+    assert supposed(policy_set(whatIf=before), said) == policy_set(whatIf=wanted)
 
 
 def test_null_takes_a_key_of_the_document_away():

@@ -95,6 +95,18 @@ def test_each_instant_has_a_decision_and_each_training_one_that_wanted_it(folder
         assert [one.as_of for one in found.decisions if one.train] == [one.began for one in found.trainings]
 
 
+def test_a_budget_that_is_supposed_is_kept_and_withholds_what_was_begun_without_it(folder):
+    _, free, _ = replayed(folder, "weekly/30d/open")
+    supposed = {"spec": {"retraining": {"budget": {"trainings": 1, "per": "20d"}}}}
+    _, held, _ = replayed(folder, "weekly/30d/open", tried=policy_set(whatIf=supposed))
+    began = [one.began for one in held.trainings]
+    assert len(began) < len(free.trainings)
+    assert all(later - earlier >= timedelta(days=20) for earlier, later in pairwise(began))
+    assert began[0] == free.trainings[0].began
+    assert any("budget" in one.withheld for one in held.decisions)
+    assert not any("budget" in one.withheld for one in free.decisions)
+
+
 def test_a_model_serves_from_when_its_training_has_ended_until_the_next_one_does(folder):
     takes = timedelta(hours=30)
     _, found, outcome = replayed(folder, "weekly/30d/open", WhatIf(takes=takes))

@@ -59,6 +59,17 @@ def test_a_run_leaves_its_results_and_every_decision_of_every_policy(first):
     assert Results.model_validate_json(files[FILE]) == ran.results
 
 
+def test_money_that_is_supposed_is_reckoned_with(first, tmp_path):
+    simulated(tmp_path, WORLD)
+    money = {"monitoring": {"worth": {"currency": "EUR", "truePositive": 2, "prices": {"cpuHour": 0.5}}}}
+    once = {"choices": {"when": {"once": policy_set().choices["when"]["once"]}}}
+    supposed = policy_set(**once, whatIf={"cpuHoursPerMillionRows": 3, "spec": money})
+    found = backtest(small_document(), supposed, tmp_path, tmp_path / "out").results
+    assert (found.currency, found.million_rows) == ("EUR", 1.5)
+    assert sum(day.worth for day in found.policies[0].days) > 0
+    assert (first[0].results.currency, first[0].results.million_rows) == ("", 0.0)
+
+
 def test_two_processes_give_the_same_bytes_as_one_thread(first, tmp_path):
     simulated(tmp_path, WORLD)
     backtest(small_document(), tried(), tmp_path, tmp_path / "out", count=2)
