@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import yaml
+
+from evergrow.errors import SpecError
 from evergrow.spec import ContinualModel, parse
-from evergrow.spec.policies import PolicySet
+from evergrow.spec.base import Part
+from evergrow.spec.model import ModelSpec
+from evergrow.spec.policies import PolicySet, WhatIf
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,46 @@ def policies(model: ContinualModel, tried: PolicySet) -> list[Policy]:
 def reference(tried: PolicySet) -> str:
     """Name of the policy that others are held against."""
     return "/".join(tried.reference.get(choice, next(iter(options))) for choice, options in tried.choices.items())
+
+
+def supposed(tried: PolicySet, said: Sequence[str]) -> PolicySet:
+    """The set with what somebody supposes beside what it supposes itself; of the same key the later one counts.
+
+    Args:
+        tried: the set.
+        said: each "key=value", of a key of `whatIf`, or of one of every policy's `spec` as a path:
+            "retraining.budget.trainings=1". Values are those of YAML.
+
+    Raises:
+        SpecError: names the word that is none, and those there are.
+    """
+    changed: dict[str, Any] = dict(tried.what_if.dump())
+    for word in said:
+        key, separator, text = word.partition("=")
+        first, *others = key.split(".")
+        alone = key != "spec" and key in changed
+        if not separator or not (alone or (others and first in _keys(ModelSpec))):
+            known = ", ".join(name for name in _keys(WhatIf) if name != "spec")
+            told = f"must be one of {known}, or a key of spec such as retraining.budget.trainings, as key=value"
+            raise SpecError(f"--what-if: {told}, found {word!r}")
+        value = _scalar(text)
+        for name in reversed(others):
+            value = {name: value}
+        changed = merged(changed, {key: value} if alone else {"spec": {first: value}})
+    return parse({**tried.dump(), "whatIf": changed}, "--what-if", PolicySet)
+
+
+def _keys(part: type[Part]) -> list[str]:
+    return [str(field.alias) for field in part.model_fields.values()]
+
+
+def _scalar(text: str) -> Any:
+    """A number, true or false, or text, as YAML has it."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, bool | int | float | str) else text
 
 
 def merged(target: Any, patch: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evergrow.cli.output import Output, OutputOption, show
-from evergrow.cli.pipelines import AsOf, File, read_as_of
+from evergrow.cli.pipelines import AsOf, File, Suppose, read_as_of
 from evergrow.environment import Environment
 
 if TYPE_CHECKING:
     from evergrow.backtest.compare import Comparison, Standing
     from evergrow.backtest.run import Progress
     from evergrow.backtest.work import Spending
-    from evergrow.spec.base import Part
     from evergrow.spec.policies import PolicySet
 
 SHOWN = 15
@@ -40,13 +39,7 @@ def backtest(
     world: Annotated[
         Path | None, typer.Option(help="A simulated world to try them in, instead of the model's own past.")
     ] = None,
-    what_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="labelDelay=14d, takes=6h, cpuHoursPerMillionRows=2, or a key of every policy's spec, such as "
-            "retraining.budget.trainings=1: as if it had been so. Repeatable."
-        ),
-    ] = None,
+    what_if: Suppose = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that work. Default: as many as there are CPUs.")
     ] = None,
@@ -68,6 +61,7 @@ def backtest(
     """
     from evergrow.backtest.compare import compare
     from evergrow.backtest.page import render
+    from evergrow.backtest.policies import supposed
     from evergrow.backtest.run import backtest as run
     from evergrow.backtest.run import checked, run_name
     from evergrow.data.lake import replace
@@ -75,7 +69,7 @@ def backtest(
     from evergrow.spec.policies import PolicySet
 
     document = load(file)
-    tried = supposed(load(policies, PolicySet), what_if or [])
+    tried = supposed(load(policies, PolicySet), what_if or ())
     checked(document, tried)
     with _progress() as (said, told):
         folder = _past(file, world, as_of, tried, said)
@@ -90,49 +84,6 @@ def backtest(
         return
     _table(found)
     show(None, output, _told(found, ran.spent, page))
-
-
-def supposed(tried: PolicySet, what_if: Sequence[str]) -> PolicySet:
-    """The set with what was said on the command line in place of what it says.
-
-    Raises:
-        SpecError: names the word that is none, and those there are.
-    """
-    from evergrow.backtest.policies import merged
-    from evergrow.errors import SpecError
-    from evergrow.spec import parse
-    from evergrow.spec.model import ModelSpec
-    from evergrow.spec.policies import PolicySet, WhatIf
-
-    changed: dict[str, Any] = dict(tried.what_if.dump())
-    for word in what_if:
-        key, separator, text = word.partition("=")
-        first, *others = key.split(".")
-        alone = key != "spec" and key in changed
-        if not separator or not (alone or (others and first in _keys(ModelSpec))):
-            known = ", ".join(name for name in _keys(WhatIf) if name != "spec")
-            told = f"must be one of {known}, or a key of spec such as retraining.budget.trainings, as key=value"
-            raise SpecError(f"--what-if: {told}, found {word!r}")
-        value = _scalar(text)
-        for name in reversed(others):
-            value = {name: value}
-        changed = merged(changed, {key: value} if alone else {"spec": {first: value}})
-    return parse({**tried.dump(), "whatIf": changed}, "--what-if", PolicySet)
-
-
-def _keys(part: type[Part]) -> list[str]:
-    return [str(field.alias) for field in part.model_fields.values()]
-
-
-def _scalar(text: str) -> Any:
-    """A number, true or false, or text, as YAML has it."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return found if isinstance(found, bool | int | float | str) else text
 
 
 def _past(file: Path, world: Path | None, as_of: str | None, tried: PolicySet, said: Any) -> Path:

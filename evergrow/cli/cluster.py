@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evergrow.cli.output import Output, OutputOption, Steps, show, show_table
-from evergrow.cli.pipelines import AsOf, File, Pipeline, Policies, Shares, read_as_of, read_policies
+from evergrow.cli.pipelines import AsOf, File, Pipeline, Policies, Shares, Suppose, read_as_of, read_policies
 from evergrow.errors import SpecError
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def submit(
     reason: Annotated[str, typer.Option(help="Why, for the run's name.")] = "manual",
     again: Annotated[bool, typer.Option("--again", help="Run it even if that was done.")] = False,
     policies: Policies = None,
+    what_if: Suppose = None,
     shares: Shares = 4,
     wait: Wait = False,
     timeout: Timeout = "12h",
@@ -196,7 +197,7 @@ def submit(
     target = Target(env, namespace, context, runner, endpoint, token_file, ca_cert, insecure)
     place = _changed(target.place(), None, image)
     runs, submission = target.runs(place), _submission(place, pipeline, file, as_of, reason)
-    tried = read_policies(pipeline, policies)
+    tried = read_policies(pipeline, policies, what_if or ())
     submission = dataclasses.replace(submission, policies=tried, shares=shares)
     run = runs.submit(submission, again)
     if not wait:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +46,15 @@ File = Annotated[Path, typer.Option("--file", "-f", help="The model's document."
 Policies = Annotated[
     Path | None, typer.Option(help="Of a backtest: the policies to try, a PolicySet.", show_default=False)
 ]
+Suppose = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--what-if",
+        help="Of a backtest: labelDelay=14d, takes=6h, cpuHoursPerMillionRows=2, or a key of every policy's spec, such "
+        "as retraining.budget.trainings=1: as if it had been so. Repeatable.",
+        show_default=False,
+    ),
+]
 Shares = Annotated[int, typer.Option(help="Of a backtest: so many steps replay policies side by side.", min=1)]
 AsOf = Annotated[
     str | None,
@@ -71,6 +81,7 @@ def run(
         Runner, typer.Option(help="What runs the steps: processes here, or Pods of the environment we run in.")
     ] = Runner.PROCESSES,
     policies: Policies = None,
+    what_if: Suppose = None,
     shares: Shares = 4,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -93,7 +104,7 @@ def run(
     place = _place(environment) if runner is Runner.PODS else None
     # As by Ctrl-C: what was started is stopped. The first process of a container would not hear it otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(KILLED))
-    tried = read_policies(pipeline, policies)
+    tried = read_policies(pipeline, policies, what_if or ())
     summary = run_pipeline(environment, pipeline, document, read_as_of(as_of), again, place, tried, shares)
     show(summary, output, _told(summary))
     if require_pass and pipeline is Pipeline.TRAINING and summary["verdict"]["outcome"] != "pass":
@@ -132,19 +143,22 @@ def report(
         typer.launch(path.as_uri())
 
 
-def read_policies(pipeline: Pipeline, policies: Path | None) -> PolicySet | None:
-    """The policies that a backtest tries.
+def read_policies(pipeline: Pipeline, policies: Path | None, what_if: Sequence[str]) -> PolicySet | None:
+    """The policies that a backtest tries, and what it supposes.
 
     Raises:
-        SpecError: it is a backtest and they are not given, or the other way round.
+        SpecError: it is a backtest and they are not given, or the other way round; what is supposed cannot be.
     """
+    from evergrow.backtest.policies import supposed
     from evergrow.spec import load
     from evergrow.spec.policies import PolicySet
 
     if (policies is None) is (pipeline is Pipeline.BACKTEST):
         told = "a backtest needs it" if policies is None else f"is for a backtest, found with {pipeline}"
         raise SpecError(f"--policies: {told}", hint="such as --policies models/arrival_delay/policies.yaml")
-    return None if policies is None else load(policies, PolicySet)
+    if policies is None and what_if:
+        raise SpecError(f"--what-if: is for a backtest, found with {pipeline}")
+    return None if policies is None else supposed(load(policies, PolicySet), what_if)
 
 
 def read_as_of(text: str | None, option: str = "--as-of") -> str:

@@ -98,6 +98,16 @@ def test_labels_that_come_later_are_another_past(backtest):
     assert late.value["standings"][0]["loss"] != now.value["standings"][0]["loss"]
 
 
+def test_a_budget_that_is_supposed_is_in_what_to_merge_and_on_the_page(backtest):
+    told = backtest("--what-if", "retraining.budget.trainings=2", "--what-if", "retraining.budget.per=30d")
+    assert told.code == 0, told.err
+    assert told.value["recommended"]["patch"]["retraining"]["budget"] == {"trainings": 2, "per": "30d"}
+    text = re.sub(r"\s+", " ", Path(told.value["page"]).read_text(encoding="utf-8"))
+    assert "Of every policy, whatever its options say:" in text
+    assert "budget: trainings: 2 per: 30d" in text
+    assert "Of every policy" not in Path(backtest().value["page"]).read_text(encoding="utf-8")
+
+
 def test_a_simulated_world_takes_the_place_of_the_past(backtest, tmp_path):
     (tmp_path / "world.yaml").write_text(WORLD)
     told = backtest("--world", str(tmp_path / "world.yaml"))
@@ -144,6 +154,7 @@ def test_as_a_pipeline_in_shares_it_comes_to_the_same_bytes(world, backtest, pol
     [
         (("backtest",), "--policies: a backtest needs it"),
         (("monitoring", "--policies", "policies.yaml"), "--policies: is for a backtest, found with monitoring"),
+        (("monitoring", "--what-if", "takes=6h"), "--what-if: is for a backtest, found with monitoring"),
     ],
 )
 def test_policies_belong_to_a_backtest_and_to_nothing_else(world, refused, arguments, message):

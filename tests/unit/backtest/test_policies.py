@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evergrow.backtest.policies import merged, policies, reference
+from evergrow.backtest.policies import merged, policies, reference, supposed
 from evergrow.backtest.replay import check
 from evergrow.backtest.run import checked
-from evergrow.cli.backtest import supposed
 from evergrow.errors import SpecError
 from evergrow.spec import load, parse
 from evergrow.spec.policies import PolicySet
