@@ -233,6 +233,11 @@ def test_what_was_answered_there_is_watched_there_and_its_features_are_what_trai
     assert {verdict.outcome for verdict in skew.values()} == {"pass"}, skew
     assert dev.store().read(f"reports/{NAME}/watch=2013-10-02T000000Z/report.html") is not None
 
+    # By the triggers of the document, with what it goes by.
+    decided = json.loads(evergrow("loop", "status", "-f", str(MODEL), "--env", "dev", "-o", "json"))
+    assert (decided["train"], decided["trainings"]) == (False, 0)
+    assert "schedule: due next at 2013-11-01 00:00" in decided["reason"]
+
 
 def test_the_page_that_watches_shows_on_the_cluster_what_monitoring_saw(dev: Dev):
     """After the look above. This machine reaches Services; a user forwards a port."""
