@@ -197,7 +197,8 @@ def recommend(spec: str, policies: str, plan: str, page: str, metrics: Metrics) 
     metrics.log_metric(
         "recommended loss", next(s.loss for s in found.standings if s.policy == found.recommended.policy)
     )
-    note("recommend", f"{found.recommended.policy}: {found.recommended.said}")
+    refuted = " is refuted" * found.recommended.refuted
+    note("recommend", f"{found.recommended.policy}{refuted}: {found.recommended.said}")
     return place.run.relative_to(place.environment.home).as_posix()
 
 

@@ -165,13 +165,15 @@ def _told(found: Comparison, spent: Mapping[str, Spending], page: Path) -> str:
     fits = spent.get("fit")
     shared = f"{fits.done:,} trainings done for {fits.asked:,} asked for; " if fits else ""
     total, unshared = (sum(getattr(one, name) for one in spent.values()) for name in ("cpu_seconds", "unshared"))
+    refuted = ", refuted by the time after it was chosen: rather keep the reference" * found.recommended.refuted
     frugal = ""
     if found.frugal:
         frugal = f"if trainings are dear: {found.frugal.policy}\n  {found.frugal.reason}\n  {found.frugal.said}\n\n"
     return (
         f"\n{len(found.standings)} policies, {found.judged} days, {found.rows:,} rows; {shared}"
         f"{total:,.0f} CPU seconds, {unshared:,.0f} without sharing\n\n"
-        f"recommended: {found.recommended.policy}\n  {found.recommended.reason}\n  {found.recommended.said}\n\n"
+        f"recommended: {found.recommended.policy}{refuted}\n"
+        f"  {found.recommended.reason}\n  {found.recommended.said}\n\n"
         f"{frugal}to have what is recommended, merge this into the model's document:\n\n"
         f"{pasted(found.recommended)}\n{page}"
     )

@@ -144,10 +144,22 @@ def test_the_choice_goes_by_the_first_part_of_the_time_and_the_rest_checks_it():
     assert found.policy == "lucky"
     assert found.later.low > 0
     assert "surely lost more than steady" in found.said
+    assert found.refuted
     everything = compare(
         results(policy("steady", noisy(0.5, 2), 5), policy("lucky", good_first, 5)), Recommend(chosen_by=1.0)
     ).recommended
-    assert (everything.policy, everything.later) == ("steady", None)
+    assert (everything.policy, everything.later, everything.refuted) == ("steady", None, False)
+
+
+def test_a_choice_that_the_rest_of_the_time_refutes_is_shown_as_that():
+    later = {"good": noisy(0.48, 1), "bad": np.concatenate([noisy(0.48, 1)[:80], noisy(0.56, 1)[80:]])}
+    for name, refuted in (("good", False), ("bad", True)):
+        ran = results(policy("steady", noisy(0.5, 2), 5), policy(name, later[name], 5))
+        found = compare(ran, Recommend())
+        assert (found.recommended.policy, found.recommended.refuted) == (name, refuted)
+        page = render(ran, found, WhatIf())
+        assert ("rather keep steady" in page) is refuted
+        assert f'class="verdict {"fail" if refuted else "pass"}"' in page
 
 
 def test_false_recommendations_are_as_rare_as_was_said():
