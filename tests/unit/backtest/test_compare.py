@@ -217,5 +217,8 @@ def test_the_page_tells_what_was_found_and_needs_nothing_from_elsewhere():
     assert found.recommended.said in page.replace("&lt;", "<").replace("&gt;", ">")
     assert "http" not in page.replace("http-equiv", "")
     assert page == render(ran, found, WhatIf())
+    budget = render(ran, found, WhatIf(spec={"retraining": {"budget": {"trainings": 2}}}))
+    assert "whatever its options say:</p>\n<pre>spec:\n  retraining:\n    budget:\n      trainings: 2" in budget
+    assert "whatever its options say" not in page
     short = results(policy("a", noisy(0.5, 1)[:20], 5))
     assert "28 days before" not in render(short, compare(short, Recommend()), WhatIf())
