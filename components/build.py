@@ -19,8 +19,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -204,6 +206,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--build-arg", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="as docker's")
     p.add_argument("--bundle", type=Path, metavar="DIR", help="build the server of this bundle's own requirements")
     p.add_argument("--load", choices=[*CLUSTERS, "none"], default="none", help="the cluster to load into")
+    p.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="build so many at once, loaded one by one (default: 1)"
+    )
     p.add_argument("--tool", choices=[*TOOLS], help="what builds (default: the first that works)")
     return p
 
@@ -213,6 +218,12 @@ def _pair(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, found {text!r}")
     return key, value
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a positive number, found {text!r}")
+    return int(text)
 
 
 def build(options: argparse.Namespace) -> None:
@@ -226,13 +237,26 @@ def build(options: argparse.Namespace) -> None:
         model, arguments["REQUIREMENTS"] = model_requirements(options.bundle)
         server = IMAGES["server"]
         images = {f"{server.name}:{options.tag}-{model}": replace(server, target="model-server")}
-    for name, image in images.items():
-        started = time.monotonic()
-        identifier = builder.build(name, image, arguments)
-        if options.load != "none":
-            builder.load(name, options.load)
-        print(f"{name} {identifier}", flush=True)
-        print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    loading, failed = threading.Lock(), threading.Event()
+
+    def made(item: tuple[str, Image]) -> str:
+        (name, image), started = item, time.monotonic()
+        if failed.is_set():
+            return ""  # that of the one that failed is raised before this is looked at
+        try:
+            identifier = builder.build(name, image, arguments)
+            if options.load != "none":
+                with loading:
+                    builder.load(name, options.load)
+        except BaseException:
+            failed.set()
+            raise
+        print(f"{name} done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        return f"{name} {identifier}"
+
+    with ThreadPoolExecutor(max_workers=options.jobs) as executor:
+        for line in executor.map(made, images.items()):
+            print(line, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

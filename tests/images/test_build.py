@@ -17,11 +17,24 @@ from tests.unit.integrations.builders import make_bundle
 
 # Writes its command line down, and the ID or the lock that it is asked for; ends with the code that a file names.
 TOOL = f"""#!{sys.executable}
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 here, name, arguments = pathlib.Path(__file__).parent, pathlib.Path(__file__).name, sys.argv[1:]
 with (here / "calls.jsonl").open("a") as calls:
     print(json.dumps([name, *arguments, "in " + os.getcwd()]), file=calls)
 print(name, "says something")
+if "build" in arguments and (here / "together").exists():
+    until = time.monotonic() + 20
+    while (here / "calls.jsonl").read_text().count('"build"') < 2:
+        if time.monotonic() > until:
+            sys.exit("nobody builds beside this")
+        time.sleep(0.01)
+if "load" in arguments:
+    try:
+        (here / "loading").touch(exist_ok=False)
+    except FileExistsError:
+        sys.exit("somebody loads beside this")
+    time.sleep(0.05)
+    (here / "loading").unlink()
 broken = here / (name + ".broken")
 if broken.exists():
     words = broken.read_text().split(";")
@@ -189,6 +202,31 @@ def test_a_command_of_ones_own_builds_and_loads_whatever_else_there_is(machine, 
     assert main(["steps", "--load", "kind"]) == 0
     assert [line[:3] for line in machine.calls()] == [["mine", "--quiet", "build"], ["mine", "--quiet", "load"]]
     assert machine.calls()[1] == ["mine", "--quiet", "load", "evergrow/steps-python:0.1.0"]
+
+
+def test_several_are_built_at_once_and_loaded_one_by_one(machine, monkeypatch, capfd):
+    machine.install("mine")
+    monkeypatch.setenv(COMMAND, "mine")
+    (machine.bin / "together").touch()
+    assert main(["--load", "kind", "--jobs", "2"]) == 0
+    names = [f"{image.name}:0.1.0" for image in IMAGES.values()]
+    assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == names
+    assert sorted(line[2] for line in machine.calls() if line[1] == "load") == sorted(names)
+
+
+def test_one_that_fails_beside_another_is_the_commands_error_and_no_more_are_begun(machine, capfd):
+    machine.install("docker")
+    machine.breaks("docker", on="evergrow/steps-python:0.1.0")
+    assert main(["--jobs", "2"]) != 0
+    assert "docker build -t failed" in capfd.readouterr().err
+    assert len(machine.builds()) < len(IMAGES)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_no_jobs_are_refused(jobs, machine, capsys):
+    with pytest.raises(SystemExit):
+        main(["--jobs", jobs])
+    assert f"must be a positive number, found {jobs!r}" in capsys.readouterr().err
 
 
 def test_a_tool_that_is_asked_for_goes_before_a_command_of_ones_own(machine, monkeypatch):
