@@ -42,7 +42,11 @@ class Recommendation(Value):
     later: Difference | None = Field(description="against the reference, on the days that it was not chosen by")
     later_trainings: tuple[int, int] = Field(description="on those days: its own, and the reference's")
     said: str = Field(description="what the rest of the time says, in words")
-    refuted: bool = Field(default=False, description="the rest of the time shows that it loses more than the reference")
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the rest of the time shows that it loses more than the reference."""
+        return self.later is not None and self.later.low > 0
 
 
 @dataclass(frozen=True)
@@ -162,13 +166,7 @@ def _checked(whole: Stretch, count: int, chosen: int, reference: int, told: str)
         f"{numbers[1]}"
     )
     return Recommendation(
-        policy=policy.policy,
-        patch=policy.patch,
-        reason=told,
-        later=found,
-        later_trainings=numbers,
-        said=said,
-        refuted=found.low > 0,
+        policy=policy.policy, patch=policy.patch, reason=told, later=found, later_trainings=numbers, said=said
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from evergrow.cli import main
+from evergrow.cli.output import Output, show_table
 from evergrow.integrations.mlflow import MlflowRegistry
 from tests.builders import document
 from tests.unit.integrations.builders import AS_OF, make_bundle, make_evaluation, make_report
@@ -257,3 +258,9 @@ def test_a_server_that_is_not_there_says_how_to_start_one(evergrow: Evergrow) ->
     told = evergrow("predict", "-m", "bikes", "--json", "{}", "--url", "http://127.0.0.1:9")
     assert told.code == 7
     assert "evergrow serve" in told.err
+
+
+def test_a_table_is_printed_whole_where_nobody_looks_at_it_on_a_terminal(capsys):
+    identity = "0123456789abcdef" * 20
+    show_table([{"model": "delays", "identity": identity, "why": "as long as it is " * 9}], Output.TEXT, "none")
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["delays", identity]
